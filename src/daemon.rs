@@ -1,0 +1,128 @@
+//! The daemon: builds the parts, listens, and goes down in order.
+
+pub mod logging;
+mod sockets;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::plugin;
+use crate::volume::{Config, OpenError, Registry};
+
+/// How long helpers have to end, once requests in flight are given up.
+const AFTER_CANCEL: Duration = Duration::from_secs(4);
+
+/// Where to listen. All of them are served at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Sockets that systemd passes.
+    pub systemd: bool,
+    /// A unix socket.
+    pub unix: Option<PathBuf>,
+    /// TCP addresses.
+    pub tcp: Vec<SocketAddr>,
+}
+
+/// All that the daemon needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub endpoints: Endpoints,
+    /// What to keep and mount where.
+    pub volumes: Config,
+    /// How long requests in flight have to finish after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A directory that can't be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A socket that can't be listened on.
+    #[error("{0}")]
+    Listen(String),
+    /// Signals that can't be waited for.
+    #[error("could not wait for signals: {0}")]
+    Signal(io::Error),
+}
+
+/// Run until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What kept it from starting.
+pub async fn run(settings: Settings) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
+    let registry = Arc::new(Registry::open(settings.volumes)?);
+    let sockets = sockets::open(&settings.endpoints).await.map_err(Error::Listen)?;
+
+    let stop = CancellationToken::new();
+    let work = TaskTracker::new();
+    let router = plugin::router(registry.clone(), work.clone());
+    let servers = TaskTracker::new();
+    let (listeners, _own_socket) = sockets.into_parts();
+    for listener in listeners {
+        servers.spawn(plugin::serve(listener, router.clone(), stop.clone()));
+    }
+    let loader = tokio::spawn(start(registry.clone()));
+
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    log::info!("{name}: no new requests; those in flight have {:.0?}", settings.drain_timeout);
+    notify(&[NotifyState::Stopping, NotifyState::Status("finishing requests")]);
+    stop.cancel();
+    servers.close();
+    work.close();
+    let drained = async {
+        servers.wait().await;
+        work.wait().await;
+    };
+    if tokio::time::timeout(settings.drain_timeout, drained).await.is_err() {
+        log::warn!("requests are still in flight: ending their helpers");
+    }
+    registry.cancel();
+    if tokio::time::timeout(AFTER_CANCEL, work.wait()).await.is_err() {
+        log::error!("helpers that do not end are left behind; the next start cleans up");
+    }
+    loader.abort();
+    log::info!("stopped; mounts stay as they are");
+    Ok(())
+}
+
+/// Load the records, tell systemd, and look after the volumes from then on.
+async fn start(registry: Arc<Registry>) {
+    tokio::spawn(watchdog());
+    match registry.load().await {
+        Ok(()) => notify(&[NotifyState::Ready, NotifyState::Status("serving volumes")]),
+        Err(reason) => notify(&[NotifyState::Ready, NotifyState::Status(&format!("no volumes: {reason}"))]),
+    }
+    registry.tend().await;
+}
+
+/// Tell systemd that the runtime still turns.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(limit / 3);
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        log::warn!("could not tell systemd: {error}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The `easyfuse` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    easyfuse::cli::main()
+}

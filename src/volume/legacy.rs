@@ -1,0 +1,92 @@
+//! The database of the Python easyfuse, `mntdb.json`: read once, left as it is.
+//!
+//! Its shape: an object, name → `{"name", "instances": [ID…], "opts": {…}, "is_mounted"}`. It looked at the options `o` and
+//! `device` alone and ignored all others.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::name::{MountId, VolumeName};
+use super::options::{Kind, Options};
+use super::record::Record;
+use super::references::References;
+use super::store::Store;
+use crate::sys::durable;
+
+/// The copy in the state directory which says that the import was made.
+const DONE: &str = "imported-mntdb.json";
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    instances: Vec<String>,
+    opts: Option<BTreeMap<String, serde_json::Value>>,
+    #[serde(default)]
+    is_mounted: bool,
+}
+
+/// Take over the volumes in `database`, unless the state directory `state` has had an import already. Volumes that are there
+/// keep their options. References are taken over for those that are mounted.
+pub(super) fn import(
+    database: &Path,
+    state: &Path,
+    store: &Store,
+    references: &Path,
+    boot: &str,
+) -> io::Result<()> {
+    if state.join(DONE).exists() {
+        return Ok(());
+    }
+    let bytes = match std::fs::read(database) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let entries: BTreeMap<String, Entry> = serde_json::from_slice(&bytes).map_err(|error| {
+        let message = format!(
+            "{} is no mntdb.json of the Python easyfuse ({error}); mend it, or give --mntdb a directory",
+            database.display()
+        );
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })?;
+    let total = entries.len();
+    let mut taken = 0;
+    for (name, entry) in entries {
+        match import_one(&name, &entry, store, references, boot) {
+            Ok(()) => taken += 1,
+            Err(reason) => log::error!(VOLUME = name; "not imported from {}: {reason}", database.display()),
+        }
+    }
+    log::info!(
+        "imported {taken} of {total} volumes from {}, which is not needed any more",
+        database.display()
+    );
+    durable::create(state, DONE, &bytes)
+}
+
+fn import_one(name: &str, entry: &Entry, store: &Store, references: &Path, boot: &str) -> Result<(), String> {
+    let name = VolumeName::new(name).map_err(|error| error.to_string())?;
+    let mut options = Options::new();
+    for (key, value) in entry.opts.iter().flatten() {
+        match value.as_str() {
+            Some(value) if key == "o" || key == "device" => _ = options.insert(key.clone(), value.to_owned()),
+            _ => {
+                log::warn!(VOLUME = name.as_str(); "left out option `{key}`, which the Python easyfuse ignored");
+            }
+        }
+    }
+    Kind::parse(&options).map_err(|error| error.to_string())?;
+    match store.create(&Record::new(name.clone(), options)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err("it exists already".to_owned());
+        }
+        other => other.map_err(|error| error.to_string())?,
+    }
+    if entry.is_mounted {
+        let ids = entry.instances.iter().filter_map(|id| MountId::new(id).ok());
+        References::imported(ids).save(references, &name, boot).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! Views from outside: each module is one of them.
+
+mod mount;
+mod support;
