@@ -339,9 +339,16 @@ impl Mounter {
     /// A busy filesystem is tried again until the deadline and never forced. One that is dead is detached. One that does not
     /// answer for half of the time, and that nobody holds, is given up: its connection is aborted.
     ///
+    /// Returns what was unmounted last.
+    ///
     /// # Errors
     /// What is still mounted, and why.
-    pub async fn unmount(&self, backend: &dyn Backend, volume: &str, limits: &Limits) -> Result<(), Error> {
+    pub async fn unmount(
+        &self,
+        backend: &dyn Backend,
+        volume: &str,
+        limits: &Limits,
+    ) -> Result<Option<Mounted>, Error> {
         let target = self.layout.target(volume);
         let started = Instant::now();
         let patience = limits.deadline.saturating_duration_since(started) / 2;
@@ -354,9 +361,11 @@ impl Mounter {
             unmount_command: None,
         };
         let mut backend = backend;
+        let mut last = None;
         while let Some(top) = self.top(volume).await? {
             let outcome = self.try_unmount(backend, volume, &target, limits).await;
             if self.top(volume).await?.is_none_or(|now| now.id != top.id) {
+                last = Some(top);
                 continue;
             }
             let limit = PROBE.min(patience.max(Duration::from_millis(500)));
@@ -386,6 +395,32 @@ impl Mounter {
         self.remove_target(&target).await;
         let logs = [self.layout.log(volume), self.layout.unmount_log(volume)];
         blocking(move || logs.iter().for_each(|log| _ = durable::remove_if_there(log))).await;
+        Ok(last)
+    }
+
+    /// Look after the helpers of filesystems that were unmounted: those in `departed`, by volume. One that works on may be
+    /// writing back what it has cached, and is left alone. One that was stopped never will, and is killed, unless a container
+    /// still has its filesystem. What is done with is taken out of `departed`.
+    ///
+    /// # Errors
+    /// When `/proc` can't be read.
+    pub async fn see_off(&self, departed: &mut HashMap<String, Mounted>) -> Result<(), Error> {
+        let processes = blocking(|| process::with_variable(MOUNTPOINT_VARIABLE)).await;
+        let processes =
+            processes.map_err(|error| Error::io("look for helpers in", Path::new("/proc"), error))?;
+        let of = |volume: &str| {
+            let target = self.layout.target(volume);
+            processes.iter().find(move |process| process.serves_fuse && Path::new(&process.value) == target)
+        };
+        let (mounted, held) = (self.survey().await?, self.held(departed).await?);
+        departed.retain(|volume, _| {
+            let Some(helper) = of(volume).filter(|_| !mounted.contains_key(volume)) else { return false };
+            if helper.stopped && !held.contains(volume) {
+                log::warn!(VOLUME = volume; "its helper, process {}, was stopped and serves nothing: killed", helper.pid);
+                helper::kill_now(helper.pid);
+            }
+            true
+        });
         Ok(())
     }
 

@@ -1,4 +1,13 @@
-//! Views from outside: each module is one of them.
+//! Views from outside: each module is one of them. They run the real program against real peers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test may say so when something is not as it should be, and may wait"
+)]
 
+mod chaos;
 mod mount;
 mod support;

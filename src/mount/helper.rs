@@ -188,6 +188,13 @@ pub async fn end_processes(variable: &'static str, value: &str, patience: Durati
     }
 }
 
+/// Kill one process.
+pub(super) fn kill_now(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
 /// The end of what a helper said, in one line.
 pub async fn last_words(log: &Path) -> String {
     let log = log.to_owned();

@@ -57,6 +57,8 @@ pub struct Found {
     pub name: String,
     /// Whether it has `/dev/fuse` open, as a FUSE server has.
     pub serves_fuse: bool,
+    /// Whether it was stopped, by SIGSTOP for instance, and does nothing at all.
+    pub stopped: bool,
 }
 
 /// The processes that were started with the environment variable `name`, by pid.
@@ -76,10 +78,15 @@ pub fn with_variable(name: &str) -> io::Result<Vec<Found>> {
         let Some(value) = value else { continue };
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned();
         let value = String::from_utf8_lossy(value).into_owned();
-        found.push(Found { pid, value, name, serves_fuse: serves_fuse(pid) });
+        found.push(Found { pid, value, name, serves_fuse: serves_fuse(pid), stopped: is_stopped(pid) });
     }
     found.sort_by_key(|process| process.pid);
     Ok(found)
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
 fn serves_fuse(pid: u32) -> bool {

@@ -3,6 +3,7 @@
 //! Each volume has a lock of its own, so that one whose helper hangs holds up nobody else. [`Registry::get`] and
 //! [`Registry::list`] read what was published last, and wait for nothing but the first load.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -179,6 +180,8 @@ pub struct Registry {
     names: Vec<Mutex<()>>,
     loaded: watch::Sender<Option<Result<(), String>>>,
     pub(super) cancel: CancellationToken,
+    /// What was unmounted, until its helper has ended.
+    pub(super) departed: std::sync::Mutex<HashMap<String, Mounted>>,
     /// Told when something was mounted, so that its helper is looked up soon.
     pub(super) wake: Notify,
 }
@@ -205,6 +208,7 @@ impl Registry {
             names: std::iter::repeat_with(Mutex::default).take(NAME_LOCKS).collect(),
             loaded: watch::Sender::new(None),
             cancel: CancellationToken::new(),
+            departed: std::sync::Mutex::default(),
             wake: Notify::new(),
         })
     }
@@ -644,7 +648,11 @@ impl Registry {
         volume.publish(Condition::Unmounting, &gate.references);
         let outcome = self.mounter.unmount(backend(kind), volume.name.as_str(), limits).await;
         self.republish(volume, gate).await;
-        outcome.map_err(|error| volume.failed("unmount", &error))
+        let last = outcome.map_err(|error| volume.failed("unmount", &error))?;
+        if let (Some(last), Ok(mut departed)) = (last, self.departed.lock()) {
+            departed.insert(volume.name.to_string(), last);
+        }
+        Ok(())
     }
 
     /// Publish what the mount table says now.

@@ -141,6 +141,25 @@ impl Registry {
             }
         }
         self.cut_logs(&volumes).await;
+        self.see_off().await;
+    }
+
+    async fn see_off(&self) {
+        let Some(mut departed) = self.departed.lock().ok().map(|mut departed| std::mem::take(&mut *departed))
+        else {
+            return;
+        };
+        if departed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.mounter.see_off(&mut departed).await {
+            log::error!("could not look for helpers that are done: {error}");
+        }
+        if let Ok(mut now) = self.departed.lock() {
+            for (name, mounted) in departed {
+                now.entry(name).or_insert(mounted);
+            }
+        }
     }
 
     /// Drop references of engines that are gone, and unmount what nobody has, once the grace time is over.

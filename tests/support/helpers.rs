@@ -73,3 +73,11 @@ pub fn random() -> String {
 pub fn script(body: &str) -> String {
     format!("#!/bin/sh\n{body}\n")
 }
+
+/// Mounts SOURCE with a bindfs that stays in the foreground, in the background: killing it leaves a dead mount.
+pub fn foreground_in_background() -> String {
+    script(
+        "bindfs -f \"$@\" >/dev/null 2>&1 &\nfs=$!\n\
+         until mountpoint -q \"$2\"; do kill -0 $fs || exit 1; sleep 0.01; done",
+    )
+}
