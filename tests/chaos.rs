@@ -113,7 +113,7 @@ fn after_random_calls_records_references_and_mount_table_agree_and_nothing_is_le
         let daemon = &daemon;
         let clients: Vec<_> =
             (0..CLIENTS).map(|number| scope.spawn(move || client(daemon, number, seed, end))).collect();
-        let results = clients.into_iter().map(|client| client.join()).collect::<Vec<_>>();
+        let results = clients.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>();
         stop.store(true, Ordering::Relaxed);
         results.into_iter().map(|result| result.unwrap()).collect()
     });

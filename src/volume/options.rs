@@ -132,7 +132,9 @@ impl Kind {
             unmount_command: template("unmount_command", unmount?)?,
         };
         check_device(&spec)?;
-        check_mount_options(&spec.opts)?;
+        if spec.mount_command.is_none() {
+            check_mount_options(&spec.opts)?;
+        }
         Ok(Self::Command(spec))
     }
 
