@@ -31,6 +31,9 @@ pub struct Endpoints {
     pub tcp: Vec<SocketAddr>,
 }
 
+/// How soon records that could not be read are tried again.
+const LOAD_AGAIN: Duration = Duration::from_secs(2);
+
 /// All that the daemon needs to know.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -104,10 +107,14 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
 /// Load the records, tell systemd, and look after the volumes from then on.
 async fn start(registry: Arc<Registry>) {
     tokio::spawn(watchdog());
-    match registry.load().await {
-        Ok(()) => notify(&[NotifyState::Ready, NotifyState::Status("serving volumes")]),
-        Err(reason) => notify(&[NotifyState::Ready, NotifyState::Status(&format!("no volumes: {reason}"))]),
+    // An answer that says "no such volume", or any other error, would make dockerd forget labels and options for good: so
+    // requests wait until the records can be read.
+    while let Err(reason) = registry.load().await {
+        log::error!("{reason}; trying again");
+        notify(&[NotifyState::Ready, NotifyState::Status(&format!("waiting: {reason}"))]);
+        tokio::time::sleep(LOAD_AGAIN).await;
     }
+    notify(&[NotifyState::Ready, NotifyState::Status("serving volumes")]);
     registry.tend().await;
 }
 

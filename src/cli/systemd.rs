@@ -78,7 +78,7 @@ fn install(kind: InstallKind, dir: &Path, enable: bool) -> anyhow::Result<ExitCo
         }
         InstallKind::Local => {
             let program = own.to_str().context("this program's path is not UTF-8")?;
-            LOCAL.replace(PROGRAM, &escape(program))
+            LOCAL.replace(PROGRAM, &escape(program)?)
         }
     };
     fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
@@ -138,9 +138,13 @@ fn systemctl(words: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A path between the double quotes of ExecStart= (systemd.service(5), "Command lines").
-fn escape(word: &str) -> String {
-    word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$")
+/// The program's path between the double quotes of ExecStart=. systemd takes no quote and no backslash in a program's
+/// path, however they are escaped, and expands only `%` in it (systemd.service(5), "Command lines").
+fn escape(program: &str) -> anyhow::Result<String> {
+    if program.contains(['"', '\\', '\'']) || program.contains(char::is_control) {
+        bail!("systemd can't run a program at {program:?}; move it to a path without quotes and backslashes");
+    }
+    Ok(program.replace('%', "%%"))
 }
 
 #[cfg(test)]
@@ -149,8 +153,9 @@ mod tests {
 
     #[test]
     fn paths_reach_systemd_as_they_are() {
-        assert_eq!(escape("/usr/bin/easyfuse"), "/usr/bin/easyfuse");
-        assert_eq!(escape("/a b/100%/$x\"y"), "/a b/100%%/$$x\\\"y");
+        assert_eq!(escape("/usr/bin/easyfuse").unwrap(), "/usr/bin/easyfuse");
+        assert_eq!(escape("/a b/100%/$x").unwrap(), "/a b/100%%/$x");
+        assert!(escape("/a\"b").unwrap_err().to_string().contains("move it"));
         assert!(LOCAL.contains("ExecStart=\"@EASYFUSE@\" serve"));
     }
 

@@ -120,6 +120,10 @@ impl Run<'_> {
     fn scope_words(&self) -> Vec<String> {
         let fixed = ["systemd-run", "--scope", "--quiet", "--collect", "--slice=system.slice"];
         let mut words: Vec<String> = fixed.iter().map(ToString::to_string).collect();
+        // At shutdown dockerd and its containers stop first: else their last writes would be lost.
+        words.extend(
+            ["Before=docker.service", "After=network.target"].map(|order| format!("--property={order}")),
+        );
         words.push(format!("--unit=easyfuse-{:.100}-{}", self.volume, self.token));
         words.push(format!("--description=FUSE filesystem of Docker volume {}", self.volume));
         words.push("--".to_owned());

@@ -10,7 +10,7 @@
 //! ```
 //! No volume's name starts with a dot, so `.easyfuse` is free.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -20,20 +20,25 @@ use crate::sys::durable;
 const KINDS: [&str; 5] = ["references", "attempts", "log", "unmount-log", "staging"];
 
 /// The directories below one mount directory.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Layout {
     base: PathBuf,
+    /// Locked as long as this lives: two daemons must not mount in one place.
+    _lock: File,
 }
 
 impl Layout {
     /// Make the directories that are missing.
     ///
     /// # Errors
-    /// What the filesystem said.
+    /// What the filesystem said; `ResourceBusy` while another daemon has the directory.
     pub fn prepare(base: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(base)?;
         // The kernel's mount table speaks of resolved paths only.
-        let layout = Self { base: base.canonicalize()? };
+        let base = base.canonicalize()?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(base.join(".easyfuse"))?;
+        let lock = durable::lock(&base.join(".easyfuse/lock"))?;
+        let layout = Self { base, _lock: lock };
         for kind in KINDS {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.private(kind))?;
         }

@@ -140,7 +140,7 @@ async fn daemon(State(plugin): State<Plugin>, request: HttpRequest) -> Response 
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
                 state: config.state.to_string_lossy().into_owned(),
-                mount_dir: config.mount_dir.to_string_lossy().into_owned(),
+                mount_dir: registry.mount_dir().to_string_lossy().into_owned(),
                 allow_mount_command: config.policy.allow_mount_command,
             })
         })

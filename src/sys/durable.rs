@@ -1,6 +1,6 @@
 //! Files that are whole or not there, also after a crash.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -82,6 +82,23 @@ pub fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
     }
     fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
     dir.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Lock the file `path`, made if need be, until it is dropped or the process ends, however it ends.
+///
+/// # Errors
+/// `ResourceBusy` while another process has it, else what the filesystem said.
+pub fn lock(path: &Path) -> io::Result<File> {
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let message =
+                "another easyfuse uses it; stop that one, or give this one another --mntdb and --mntpt";
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Remove what a crash left half-written in `dir`.

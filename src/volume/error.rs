@@ -89,9 +89,6 @@ pub enum Error {
         "volume {0} is mounted and answers; `easyfuse volume remount --force {0}` mounts it again all the same"
     )]
     Healthy(VolumeName),
-    /// The records could not be loaded at the start.
-    #[error("{0}")]
-    NotLoaded(String),
 }
 
 impl Error {

@@ -178,7 +178,7 @@ pub struct Registry {
     boot: Arc<str>,
     pub(super) volumes: ArcSwap<Volumes>,
     names: Vec<Mutex<()>>,
-    loaded: watch::Sender<Option<Result<(), String>>>,
+    loaded: watch::Sender<bool>,
     pub(super) cancel: CancellationToken,
     /// What was unmounted, until its helper has ended.
     pub(super) departed: std::sync::Mutex<HashMap<String, Mounted>>,
@@ -206,11 +206,17 @@ impl Registry {
             boot: boot.into(),
             volumes: ArcSwap::default(),
             names: std::iter::repeat_with(Mutex::default).take(NAME_LOCKS).collect(),
-            loaded: watch::Sender::new(None),
+            loaded: watch::Sender::new(false),
             cancel: CancellationToken::new(),
             departed: std::sync::Mutex::default(),
             wake: Notify::new(),
         })
+    }
+
+    /// The directory of the mount points, as the kernel names it.
+    #[must_use]
+    pub fn mount_dir(&self) -> &Path {
+        self.mounter.layout().base()
     }
 
     /// How it was set up.
@@ -222,14 +228,11 @@ impl Registry {
     /// Read the records, clean up after a daemon that was killed, and look at what is mounted. Requests wait until it is done.
     ///
     /// # Errors
-    /// What could not be read; each request gets it too.
+    /// What could not be read; requests go on waiting.
     pub async fn load(&self) -> Result<(), String> {
-        let outcome = self.load_all().await;
-        if let Err(reason) = &outcome {
-            log::error!("{reason}");
-        }
-        self.loaded.send_replace(Some(outcome.clone()));
-        outcome
+        self.load_all().await?;
+        self.loaded.send_replace(true);
+        Ok(())
     }
 
     async fn load_all(&self) -> Result<(), String> {
@@ -330,14 +333,10 @@ impl Registry {
     }
 
     /// Wait until the records are there.
-    async fn loaded(&self) -> Result<(), Error> {
+    async fn loaded(&self) {
         let mut loaded = self.loaded.subscribe();
-        let outcome = loaded.wait_for(Option::is_some).await;
-        match outcome.ok().and_then(|outcome| outcome.clone()) {
-            Some(Ok(())) => Ok(()),
-            Some(Err(reason)) => Err(Error::NotLoaded(reason)),
-            None => Err(Error::NotLoaded("the daemon is going down".to_owned())),
-        }
+        // The sender lives as long as the registry.
+        _ = loaded.wait_for(|loaded| *loaded).await;
     }
 
     fn lookup(&self, name: &str) -> Result<Arc<Volume>, Error> {
@@ -350,7 +349,7 @@ impl Registry {
     /// # Errors
     /// When there is none of that name.
     pub async fn get(&self, name: &str) -> Result<View, Error> {
-        self.loaded().await?;
+        self.loaded().await;
         Ok(self.lookup(name)?.view())
     }
 
@@ -359,7 +358,7 @@ impl Registry {
     /// # Errors
     /// When the records could not be loaded.
     pub async fn list(&self) -> Result<Vec<View>, Error> {
-        self.loaded().await?;
+        self.loaded().await;
         Ok(self.volumes.load().values().map(|volume| volume.view()).collect())
     }
 
@@ -369,7 +368,7 @@ impl Registry {
     /// What is wrong with the name, the options, this host, or the state directory.
     pub async fn create(&self, name: &str, options: Options, caller: &Caller) -> Result<(), Error> {
         let name = VolumeName::new(name)?;
-        self.loaded().await?;
+        self.loaded().await;
         let _name_lock = self.lock_name(&name).await;
         if let Some(volume) = self.volumes.load().get(&name) {
             volume.kind()?;
@@ -404,7 +403,7 @@ impl Registry {
     /// # Errors
     /// When it is in use, still mounted and busy, or the state directory does not let go of it.
     pub async fn remove(&self, name: &str, caller: &Caller) -> Result<(), Error> {
-        self.loaded().await?;
+        self.loaded().await;
         let volume = self.lookup(name)?;
         let limits = self.limits(self.config.unmount_timeout);
         let mut gate = enter(&volume, &limits).await?;
@@ -459,7 +458,7 @@ impl Registry {
     /// Why it is not mounted; no reference is left then.
     pub async fn mount(&self, name: &str, id: &str, caller: &Caller) -> Result<Arc<str>, Error> {
         let id = MountId::new(id).map_err(Error::Id)?;
-        self.loaded().await?;
+        self.loaded().await;
         let volume = self.lookup(name)?;
         let limits = self.limits(limit_for(&id, self.config.mount_timeout));
         let kind = volume.kind()?;
@@ -522,7 +521,7 @@ impl Registry {
     /// Why it is still mounted. The use is taken back all the same, and unmounting is tried again later.
     pub async fn unmount(&self, name: &str, id: &str, caller: &Caller) -> Result<(), Error> {
         let id = MountId::new(id).map_err(Error::Id)?;
-        self.loaded().await?;
+        self.loaded().await;
         let volume = self.lookup(name)?;
         let Ok(kind) = volume.kind() else { return Ok(()) };
         let limits = self.limits(limit_for(&id, self.config.unmount_timeout));
@@ -551,8 +550,12 @@ impl Registry {
                 return Ok(());
             }
             Released::OrphansLeft => {
-                let mounted = self.current(volume, "unmount").await?;
-                if !self.is_held(volume, mounted.as_ref()).await? {
+                let held = match self.current(volume, "unmount").await {
+                    Ok(mounted) => self.is_held(volume, mounted.as_ref()).await,
+                    Err(error) => Err(error),
+                };
+                // What is not known to be unused is not taken away.
+                if held.is_ok_and(|held| !held) {
                     log_dropped(&volume.name, &gate.references.drop_orphans(Some(id)));
                 }
             }
@@ -583,7 +586,7 @@ impl Registry {
     /// # Errors
     /// Why it could not be done, or, without `force`, that the volume is fine.
     pub async fn remount(&self, name: &str, force: bool) -> Result<(), Error> {
-        self.loaded().await?;
+        self.loaded().await;
         let volume = self.lookup(name)?;
         let kind = volume.kind()?;
         let limits = self.limits(self.config.mount_timeout);
@@ -621,7 +624,7 @@ impl Registry {
     /// # Errors
     /// Who uses it, or why it is still mounted.
     pub async fn unmount_all(&self, name: &str, force: bool) -> Result<(), Error> {
-        self.loaded().await?;
+        self.loaded().await;
         let volume = self.lookup(name)?;
         let kind = volume.kind()?;
         let limits = self.limits(self.config.unmount_timeout);

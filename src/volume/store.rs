@@ -6,7 +6,7 @@
 //! /var/lib/easyfuse/volumes/<name>.json.bad   one that could not be read, kept for whoever mends it
 //! ```
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -41,16 +41,7 @@ impl Store {
         let volumes = dir.join("volumes");
         durable::make_dir(dir, 0o700)?;
         durable::make_dir(&volumes, 0o700)?;
-        let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let message =
-                    format!("another easyfuse uses {}; stop it, or give this one --mntdb", dir.display());
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+        let lock = durable::lock(&dir.join("lock"))?;
         durable::remove_temporaries(&volumes)?;
         Ok(Self { volumes, _lock: lock })
     }
@@ -257,7 +248,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let error = Store::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("another easyfuse uses"), "{error}");
+        assert!(error.to_string().contains("another easyfuse uses it"), "{error}");
         drop(store);
         Store::open(dir.path()).unwrap();
     }
