@@ -369,11 +369,25 @@ impl Registry {
     pub async fn create(&self, name: &str, options: Options, caller: &Caller) -> Result<(), Error> {
         let name = VolumeName::new(name)?;
         self.loaded().await;
-        let _name_lock = self.lock_name(&name).await;
-        if let Some(volume) = self.volumes.load().get(&name) {
+        let outcome = self.create_named(&name, options).await;
+        match &outcome {
+            Ok(Created::Fresh) => {
+                log::info!(VOLUME = name.as_str(), OPERATION = "create", REQUEST_ID = caller.request; "created");
+            }
+            Ok(Created::Before) => {}
+            Err(error) => {
+                log::error!(VOLUME = name.as_str(), OPERATION = "create", REQUEST_ID = caller.request; "{error}");
+            }
+        }
+        outcome.map(|_| ())
+    }
+
+    async fn create_named(&self, name: &VolumeName, options: Options) -> Result<Created, Error> {
+        let _name_lock = self.lock_name(name).await;
+        if let Some(volume) = self.volumes.load().get(name) {
             volume.kind()?;
             let same = matches!(&volume.source, Source::Good { options: have, .. } if *have == options);
-            return if same { Ok(()) } else { Err(Error::Exists(name)) };
+            return if same { Ok(Created::Before) } else { Err(Error::Exists(name.clone())) };
         }
         let bad = |error| Error::Options { name: name.clone(), error };
         let kind = Kind::parse(&options).map_err(bad)?;
@@ -392,10 +406,9 @@ impl Registry {
                 Error::Save { name: name.clone(), doing: "save", path, error }
             }
         })?;
-        log::info!(VOLUME = name.as_str(), OPERATION = "create", REQUEST_ID = caller.request; "created");
         let volume = Arc::new(self.volume(Loaded::Volume(record, kind), References::default()));
         self.volumes.rcu(|volumes| volumes.update(name.clone(), volume.clone()));
-        Ok(())
+        Ok(Created::Fresh)
     }
 
     /// Forget a volume that nobody uses.
@@ -408,9 +421,11 @@ impl Registry {
         let limits = self.limits(self.config.unmount_timeout);
         let mut gate = enter(&volume, &limits).await?;
         let _name_lock = self.lock_name(&volume.name).await;
-        self.remove_entered(&volume, &mut gate, &limits)
-            .await
-            .inspect_err(|error| volume.note_error(error))?;
+        if let Err(error) = self.remove_entered(&volume, &mut gate, &limits).await {
+            log::error!(VOLUME = volume.name.as_str(), OPERATION = "remove", REQUEST_ID = caller.request; "{error}");
+            volume.note_error(&error);
+            return Err(error);
+        }
         gate.removed = true;
         self.volumes.rcu(|volumes| volumes.without(&volume.name));
         log::info!(VOLUME = volume.name.as_str(), OPERATION = "remove", REQUEST_ID = caller.request; "removed");
@@ -739,6 +754,12 @@ pub(super) fn log_dropped(name: &VolumeName, dropped: &[Reference]) {
 
 fn save_error(name: &VolumeName, doing: &'static str, path: &Path, error: std::io::Error) -> Error {
     Error::Save { name: name.clone(), doing, path: path.to_owned(), error }
+}
+
+/// Whether a volume was made now, or was there as wished.
+enum Created {
+    Fresh,
+    Before,
 }
 
 enum CreateError {
