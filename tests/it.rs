@@ -11,3 +11,4 @@
 mod chaos;
 mod mount;
 mod support;
+mod systemd;
