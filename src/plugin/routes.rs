@@ -164,9 +164,9 @@ async fn volumes(State(plugin): State<Plugin>, request: HttpRequest) -> Response
 
 async fn remount(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
     plugin
-        .change(request, |registry, body: Admin, _| async move {
+        .change(request, |registry, body: Admin, caller| async move {
             let name = required(body.name, Admin::EXAMPLE)?;
-            registry.remount(&name, body.force).await.map_err(describe)?;
+            registry.remount(&name, body.force, &caller).await.map_err(describe)?;
             Ok(done())
         })
         .await
@@ -174,9 +174,9 @@ async fn remount(State(plugin): State<Plugin>, request: HttpRequest) -> Response
 
 async fn unmount_all(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
     plugin
-        .change(request, |registry, body: Admin, _| async move {
+        .change(request, |registry, body: Admin, caller| async move {
             let name = required(body.name, Admin::EXAMPLE)?;
-            registry.unmount_all(&name, body.force).await.map_err(describe)?;
+            registry.unmount_all(&name, body.force, &caller).await.map_err(describe)?;
             Ok(done())
         })
         .await

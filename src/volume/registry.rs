@@ -600,7 +600,7 @@ impl Registry {
     ///
     /// # Errors
     /// Why it could not be done, or, without `force`, that the volume is fine.
-    pub async fn remount(&self, name: &str, force: bool) -> Result<(), Error> {
+    pub async fn remount(&self, name: &str, force: bool, caller: &Caller) -> Result<(), Error> {
         self.loaded().await;
         let volume = self.lookup(name)?;
         let kind = volume.kind()?;
@@ -624,10 +624,14 @@ impl Registry {
         self.wake.notify_one();
         match outcome {
             Ok(mounted) => {
-                log::info!(VOLUME = volume.name.as_str(), OPERATION = "remount"; "mounted {} again", mounted.fs_type);
+                log::info!(
+                    VOLUME = volume.name.as_str(), OPERATION = "remount", REQUEST_ID = caller.request;
+                    "mounted {} again", mounted.fs_type
+                );
                 Ok(())
             }
             Err(error) => {
+                log::error!(VOLUME = volume.name.as_str(), OPERATION = "remount", REQUEST_ID = caller.request; "{error}");
                 volume.note_error(&error);
                 Err(error)
             }
@@ -638,7 +642,7 @@ impl Registry {
     ///
     /// # Errors
     /// Who uses it, or why it is still mounted.
-    pub async fn unmount_all(&self, name: &str, force: bool) -> Result<(), Error> {
+    pub async fn unmount_all(&self, name: &str, force: bool, caller: &Caller) -> Result<(), Error> {
         self.loaded().await;
         let volume = self.lookup(name)?;
         let kind = volume.kind()?;
@@ -649,11 +653,26 @@ impl Registry {
         }
         let dropped = gate.references.clear();
         if !dropped.is_empty() {
-            log::warn!(VOLUME = volume.name.as_str(), OPERATION = "unmount"; "{} references dropped by force", dropped.len());
+            log::warn!(
+                VOLUME = volume.name.as_str(), OPERATION = "unmount", REQUEST_ID = caller.request;
+                "{} references dropped by force", dropped.len()
+            );
         }
         self.save_references(&volume, &gate).await?;
         let outcome = self.unmount_entered(&volume, kind, &mut gate, &limits).await;
-        outcome.inspect_err(|error| volume.note_error(error))
+        match &outcome {
+            Ok(()) => {
+                log::info!(
+                    VOLUME = volume.name.as_str(), OPERATION = "unmount", REQUEST_ID = caller.request;
+                    "unmounted by hand"
+                );
+            }
+            Err(error) => {
+                log::error!(VOLUME = volume.name.as_str(), OPERATION = "unmount", REQUEST_ID = caller.request; "{error}");
+                volume.note_error(error);
+            }
+        }
+        outcome
     }
 
     pub(super) async fn unmount_entered(
