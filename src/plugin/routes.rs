@@ -274,7 +274,12 @@ async fn read(request: HttpRequest) -> Result<Bytes, String> {
 }
 
 fn required(name: Option<String>, example: &str) -> Result<String, String> {
-    name.ok_or_else(|| format!("Name is missing; a request should look like {example}"))
+    // Docker repeats a request without its body: whoever typed the command should not have to know that.
+    name.ok_or_else(|| {
+        format!(
+            "Name is missing; if a restart of easyfuse cut the request off, try again; it should look like {example}"
+        )
+    })
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "fits map_err")]
