@@ -1,7 +1,7 @@
 //! What a host with systemd as PID 1 shows: units, socket activation, the journal, scopes, restarts, reboots.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -275,6 +275,48 @@ fn a_reboot_and_a_crash_of_the_host_lose_nothing() {
         "/run/easyfuse/mntpt:\n\n/var/lib/easyfuse/volumes:"
     );
     host.wait_for(SOON, "! pgrep -x 'sshfs|bindfs'");
+}
+
+#[test]
+fn a_daemon_killed_in_the_middle_of_a_mount_leaves_nothing_half_done() {
+    require!(Host, Bindfs);
+    let host = installed();
+    script(&host, "/opt/slow", &helpers::slow_bindfs(Duration::from_secs(3)));
+    host.sh("mkdir /srv/data && echo there >/srv/data/file");
+    host.sh("docker volume create -d easyfuse -o device=/opt/slow#/srv/data slow");
+    let cat = ["docker", "run", "--rm", "-v", "slow:/data", "busybox", "cat", "/data/file"];
+
+    let run = host.run_in_background(&cat);
+    host.wait_for(SOON, "docker volume inspect slow | grep -q mounting");
+    host.sh("kill -9 $(systemctl show -P MainPID easyfuse)");
+    let said = run.wait(Duration::from_mins(1));
+    assert!(said.success() || said.stderr.contains("try again"), "{said:?}");
+    assert!(
+        !host.holds("mountpoint -q /run/easyfuse/mntpt/slow || pgrep -f '/opt/[s]low' || pgrep -x bindfs")
+    );
+    assert_eq!(status(&host, "slow")["references"].as_array().unwrap().len(), 0);
+
+    assert_eq!(host.run(&cat).ok(), "there");
+    host.sh("docker volume rm slow");
+}
+
+#[test]
+fn a_server_that_vanished_does_not_hold_up_a_shutdown() {
+    require!(Host, Sshfs);
+    let mut host = installed();
+    create_sshfs(&host, "data", "/srv/data");
+    host.sh(&format!("docker run -d --restart=always --name user -v data:/data busybox sh -c '{WRITER}'"));
+    host.wait_for(SOON, "test -s /srv/data/log");
+    host.sh("kill -STOP $(pgrep -x sshd)");
+    let before = Instant::now();
+    host.reboot();
+    // Dockerd gives its containers 15 s to end.
+    assert!(before.elapsed() < Duration::from_mins(1), "it took {:?}", before.elapsed());
+    host.wait_for(
+        SOON,
+        "[ $(docker inspect -f '{{.State.Running}}' user) = true ] && ls /run/easyfuse/mntpt/data/log",
+    );
+    host.sh("docker rm -f user && docker volume rm data");
 }
 
 #[test]
