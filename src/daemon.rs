@@ -88,16 +88,19 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     stop.cancel();
     servers.close();
     work.close();
+    // Until the answers are written, that is, and not only the work done.
     let drained = async {
         servers.wait().await;
         work.wait().await;
     };
-    if tokio::time::timeout(settings.drain_timeout, drained).await.is_err() {
-        log::warn!("requests are still in flight: ending their helpers");
-    }
+    tokio::pin!(drained);
+    let in_time = tokio::time::timeout(settings.drain_timeout, &mut drained).await.is_ok();
     registry.cancel();
-    if tokio::time::timeout(AFTER_CANCEL, work.wait()).await.is_err() {
-        log::error!("helpers that do not end are left behind; the next start cleans up");
+    if !in_time {
+        log::warn!("requests are still in flight: ending their helpers");
+        if tokio::time::timeout(AFTER_CANCEL, drained).await.is_err() {
+            log::error!("helpers that do not end are left behind; the next start cleans up");
+        }
     }
     loader.abort();
     log::info!("stopped; mounts stay as they are");
