@@ -180,10 +180,10 @@ fn a_container_that_writes_notices_nothing_of_what_happens_to_the_daemon() {
 fn a_stop_waits_for_a_mount_in_flight_but_not_for_ever() {
     require!(Host, Bindfs);
     let host = Host::new();
-    let settings = "EASYFUSE_DRAIN_TIMEOUT=6s\n";
+    let settings = "EASYFUSE_DRAIN_TIMEOUT=7s\n";
     fs::write(host.root().join("etc/default/easyfuse"), settings).unwrap();
     let host = install(host.booted());
-    script(&host, "/opt/slow", &helpers::slow_bindfs(Duration::from_secs(3)));
+    script(&host, "/opt/slow", &helpers::slow_bindfs(Duration::from_secs(4)));
     script(&host, "/opt/hang", &helpers::hang());
     host.sh("mkdir /srv/data && echo there >/srv/data/file");
     host.sh("docker volume create -d easyfuse -o device=/opt/slow#/srv/data slow");
@@ -254,7 +254,7 @@ fn a_reboot_and_a_crash_of_the_host_lose_nothing() {
             let time = host.sh(&format!("systemctl show -P {event}TimestampMonotonic docker"));
             Duration::from_micros(time.parse().unwrap())
         });
-        assert!(up - asked < Duration::from_secs(12), "dockerd took {:?} to start", up - asked);
+        assert!(up - asked < Duration::from_secs(14), "dockerd took {:?} to start", up - asked);
     };
     works(&host, "start");
     host.reboot();
@@ -281,7 +281,7 @@ fn a_reboot_and_a_crash_of_the_host_lose_nothing() {
 fn a_daemon_killed_in_the_middle_of_a_mount_leaves_nothing_half_done() {
     require!(Host, Bindfs);
     let host = installed();
-    script(&host, "/opt/slow", &helpers::slow_bindfs(Duration::from_secs(3)));
+    script(&host, "/opt/slow", &helpers::slow_bindfs(Duration::from_secs(4)));
     host.sh("mkdir /srv/data && echo there >/srv/data/file");
     host.sh("docker volume create -d easyfuse -o device=/opt/slow#/srv/data slow");
     let cat = ["docker", "run", "--rm", "-v", "slow:/data", "busybox", "cat", "/data/file"];
