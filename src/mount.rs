@@ -289,7 +289,7 @@ impl Mounter {
             Err(error) => Err(error),
         };
         if outcome.is_err() {
-            helper::end_processes(ATTEMPT_VARIABLE, &token, Duration::from_millis(500)).await;
+            helper::end_processes(ATTEMPT_VARIABLE, &[&token], Duration::from_millis(500)).await;
             // The limits of the attempt are used up; taking it back has its own.
             self.detach_all(place, &taking_back()).await?;
         }
@@ -455,7 +455,7 @@ impl Mounter {
             log::debug!(VOLUME = volume; "no abort through /sys/fs/fuse/connections ({error}): its helper is killed");
         }
         let target = self.layout.target(volume).to_string_lossy().into_owned();
-        helper::end_processes(MOUNTPOINT_VARIABLE, &target, Duration::from_millis(500)).await;
+        helper::end_processes(MOUNTPOINT_VARIABLE, &[&target], Duration::from_millis(500)).await;
         Ok(true)
     }
 
@@ -523,17 +523,21 @@ impl Mounter {
         let attempts = self.layout.attempts();
         let read =
             |dir: PathBuf| blocking(move || list(&dir).map_err(|error| Error::io("read", &dir, error)));
-        let mut under_way = Vec::new();
-        for volume in read(attempts.clone()).await? {
-            let path = attempts.join(&volume);
-            let token = blocking(move || std::fs::read_to_string(path)).await.unwrap_or_default();
+        let under_way = read(attempts.clone()).await?;
+        let mut tokens = Vec::new();
+        for volume in &under_way {
             log::warn!(VOLUME = volume; "its mount was under way when the daemon before this one ended: taking it back");
-            if !token.is_empty() {
-                helper::end_processes(ATTEMPT_VARIABLE, &token, Duration::from_millis(500)).await;
-            }
-            self.detach_if_dead(&volume).await?;
-            self.end_attempt(&volume).await;
-            under_way.push(volume);
+            let path = attempts.join(volume);
+            tokens.push(blocking(move || std::fs::read_to_string(path)).await.unwrap_or_default());
+        }
+        // All at once: requests wait, and the helpers may be many that hang.
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).filter(|token| !token.is_empty()).collect();
+        if !tokens.is_empty() {
+            helper::end_processes(ATTEMPT_VARIABLE, &tokens, Duration::from_millis(500)).await;
+        }
+        for volume in &under_way {
+            self.detach_if_dead(volume).await?;
+            self.end_attempt(volume).await;
         }
         for volume in read(self.layout.staging("")).await? {
             let staging = self.layout.staging(&volume);

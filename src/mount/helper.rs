@@ -159,24 +159,23 @@ impl Run<'_> {
         if let Some(group) = pid.and_then(|pid| i32::try_from(pid).ok()) {
             _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
         }
-        end_processes(ATTEMPT_VARIABLE, self.token, TERMINATION).await;
+        end_processes(ATTEMPT_VARIABLE, &[self.token], TERMINATION).await;
         if let Some(group) = pid.and_then(|pid| i32::try_from(pid).ok()) {
             _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
     }
 }
 
-/// End all processes that were started with `variable` set to `value`: SIGTERM, and SIGKILL for those that are still there
+/// End all processes that were started with `variable` set to one of `values`: SIGTERM, and SIGKILL for those that are still there
 /// after `patience`.
-pub async fn end_processes(variable: &'static str, value: &str, patience: Duration) {
+pub async fn end_processes(variable: &'static str, values: &[&str], patience: Duration) {
     let deadline = Instant::now() + patience;
     let mut signal = Signal::SIGTERM;
     loop {
-        let wanted = value.to_owned();
         let found = blocking(move || process::with_variable(variable)).await.unwrap_or_default();
         let pids: Vec<i32> = found
             .iter()
-            .filter(|process| process.value == wanted)
+            .filter(|process| values.contains(&process.value.as_str()))
             .filter_map(|process| i32::try_from(process.pid).ok())
             .collect();
         if pids.is_empty() || signal == Signal::SIGKILL && Instant::now() > deadline + TERMINATION {
@@ -294,6 +293,6 @@ mod tests {
         let started = Instant::now();
         run.run(&words("(sleep 15; echo late) & exit 0")).await.unwrap();
         assert!(started.elapsed() < Duration::from_secs(10));
-        end_processes(ATTEMPT_VARIABLE, "unit-stay", Duration::from_secs(1)).await;
+        end_processes(ATTEMPT_VARIABLE, &["unit-stay"], Duration::from_secs(1)).await;
     }
 }
