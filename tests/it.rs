@@ -9,6 +9,8 @@
 )]
 
 mod chaos;
+mod docker;
 mod mount;
+mod podman;
 mod support;
 mod systemd;

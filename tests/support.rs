@@ -34,7 +34,7 @@ pub use podman::Podman;
 pub use process::{
     Background, Output, Signal, alive, descendants, processes, processes_with_env, run, run_for, signal,
 };
-pub use scratch::Scratch;
+pub use scratch::{Scratch, unmount_all};
 pub use sshd::Sshd;
 
 pub(crate) use need::require;

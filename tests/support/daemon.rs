@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::process::{self, Output, Signal};
 use super::scratch::{PLUGIN_SPECS, Scratch};
-use super::{Connection, EASYFUSE, Plugin, eventually, run};
+use super::{Connection, EASYFUSE, Plugin, eventually, mounts_under, run, wait_until};
 
 /// A daemon with a socket, a mount root and a state directory of its own. Its [`Plugin`] methods talk to it.
 pub struct Daemon {
@@ -217,9 +217,27 @@ impl Daemon {
         process::processes_with_env(&format!("EASYFUSE_MOUNTPOINT={}…", self.mntpt().display()))
     }
 
+    /// Panics unless nothing is left of any volume: no name, record, mount, directory, reference or process.
+    #[track_caller]
+    pub fn assert_no_trace(&self) {
+        assert_eq!(self.names(), [""; 0]);
+        assert_eq!(entries(&self.state().join("volumes")), [""; 0], "records");
+        assert_eq!(mounts_under(&self.mntpt()), []);
+        assert_eq!(entries(&self.mntpt()), [".easyfuse"]);
+        for kind in ["references", "attempts", "staging"] {
+            assert_eq!(entries(&self.mntpt().join(".easyfuse").join(kind)), [""; 0], "{kind}");
+        }
+        wait_until("the helpers end", || self.helpers().is_empty());
+    }
+
     fn log_file(&self) -> PathBuf {
         self.scratch.join("log")
     }
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.collect()
 }
 
 impl Deref for Daemon {
