@@ -13,6 +13,9 @@ pub const DEFAULT_MOUNT: &str = "mount -t {driver} [-o {opts}] {device} {target}
 /// How it is unmounted. `-c`: without a look at the path, which may hang.
 pub const DEFAULT_UNMOUNT: &str = "umount -c {target}";
 
+/// sshfs keeps what ssh says to itself unless it gets this option, which versions before 3.6 do not know.
+const LET_SSH_SPEAK: &str = "sshfs_verbose";
+
 /// What a program needs to know to mount a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -29,6 +32,30 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// The program that `mount -t fuse` starts in the end.
+    #[must_use]
+    pub fn helper(&self) -> &str {
+        self.driver.strip_prefix("fuse.").unwrap_or_else(|| {
+            // mount.fuse takes a device without `#` for the helper itself.
+            self.device.split_once('#').map_or(self.device.as_str(), |(helper, _)| helper)
+        })
+    }
+
+    /// The same with ssh's words in what sshfs says, where they are not there already.
+    fn letting_ssh_speak(&self) -> Option<Self> {
+        let is_sshfs = self.mount_command.is_none() && self.helper().rsplit('/').next() == Some("sshfs");
+        if !is_sshfs || self.opts.contains(LET_SSH_SPEAK) || self.opts.contains("sshfs_debug") {
+            return None;
+        }
+        let separator = if self.opts.is_empty() { "" } else { "," };
+        Some(Self { opts: format!("{}{separator}{LET_SSH_SPEAK}", self.opts), ..self.clone() })
+    }
+
+    async fn run_mount(&self, run: &Run<'_>, place: &Path) -> Result<(), Error> {
+        let words = self.words(self.mount_command.as_ref(), DEFAULT_MOUNT, place).map_err(Error::Template)?;
+        run.run(&words).await
+    }
+
     fn words(
         &self,
         template: Option<&Template>,
@@ -48,9 +75,13 @@ impl Spec {
 impl Backend for Spec {
     fn mount<'a>(&'a self, run: &'a Run<'a>, place: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let words =
-                self.words(self.mount_command.as_ref(), DEFAULT_MOUNT, place).map_err(Error::Template)?;
-            run.run(&words).await
+            if let Some(talkative) = self.letting_ssh_speak() {
+                match talkative.run_mount(run, place).await {
+                    Err(Error::Failed { words, .. }) if words.contains(LET_SSH_SPEAK) => {}
+                    other => return other,
+                }
+            }
+            self.run_mount(run, place).await
         })
     }
 
@@ -60,5 +91,31 @@ impl Backend for Spec {
                 self.words(self.unmount_command.as_ref(), DEFAULT_UNMOUNT, place).map_err(Error::Template)?;
             run.run(&words).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opts(device: &str, driver: &str, opts: &str) -> Option<String> {
+        let spec = Spec {
+            device: device.to_owned(),
+            opts: opts.to_owned(),
+            driver: driver.to_owned(),
+            mount_command: None,
+            unmount_command: None,
+        };
+        spec.letting_ssh_speak().map(|spec| spec.opts)
+    }
+
+    #[test]
+    fn sshfs_and_nobody_else_is_asked_for_the_words_of_ssh() {
+        assert_eq!(opts("sshfs#u@h:/", "fuse", "port=2").unwrap(), "port=2,sshfs_verbose");
+        assert_eq!(opts("/usr/bin/sshfs#u@h:/", "fuse", "").unwrap(), "sshfs_verbose");
+        assert_eq!(opts("u@h:/", "fuse.sshfs", "").unwrap(), "sshfs_verbose");
+        assert_eq!(opts("sshfs#u@h:/", "fuse", "sshfs_verbose,port=2"), None);
+        assert_eq!(opts("sshfs#u@h:/", "fuse", "sshfs_debug"), None);
+        assert_eq!(opts("bindfs#/sshfs", "fuse", ""), None);
     }
 }

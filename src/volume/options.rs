@@ -157,16 +157,14 @@ impl Kind {
                 template.as_ref().map_or(usual.split(' ').next(), Template::program).unwrap_or_default();
             require(program, &format!("`{option}` runs"), "apt install …")?;
         }
-        match helper(spec) {
-            Some(helper) if default => {
-                let install = format!("apt install {helper}");
-                // mount(8) prefers a helper of its own for the type.
-                let own = program::find_helper(&format!("mount.{}", spec.driver));
-                if (own.is_none() || spec.driver == "fuse") && program::find_helper(helper).is_none() {
-                    return Err(missing(helper, "the device or type names", &install));
-                }
+        if default {
+            let helper = spec.helper();
+            let install = format!("apt install {helper}");
+            // mount(8) prefers a helper of its own for the type.
+            let own = program::find_helper(&format!("mount.{}", spec.driver));
+            if (own.is_none() || spec.driver == "fuse") && program::find_helper(helper).is_none() {
+                return Err(missing(helper, "the device or type names", &install));
             }
-            _ => {}
         }
         Ok(())
     }
@@ -257,9 +255,9 @@ fn check_device(spec: &Spec) -> Result<(), OptionsError> {
     if spec.device.contains('\n') {
         return Err(OptionsError::Device("of more than one line"));
     }
-    match helper(spec) {
-        Some("") => Err(OptionsError::Device("without a helper before the `#`")),
-        Some(helper) if !is_word(helper.trim_start_matches('/').replace('/', "_").as_str()) => {
+    match spec.helper() {
+        "" => Err(OptionsError::Device("without a helper before the `#`")),
+        helper if !is_word(helper.trim_start_matches('/').replace('/', "_").as_str()) => {
             Err(OptionsError::Device("without a helper's name before the first `#`"))
         }
         _ => Ok(()),
@@ -277,15 +275,6 @@ fn check_mount_options(opts: &str) -> Result<(), OptionsError> {
         }
     }
     Ok(())
-}
-
-/// The program that `mount -t fuse` starts in the end.
-fn helper(spec: &Spec) -> Option<&str> {
-    match spec.driver.strip_prefix("fuse.") {
-        Some(helper) => Some(helper),
-        // mount.fuse takes a device without `#` for the helper itself.
-        None => Some(spec.device.split_once('#').map_or(spec.device.as_str(), |(helper, _)| helper)),
-    }
 }
 
 fn require(program: &str, why: &str, install: &str) -> Result<(), OptionsError> {
