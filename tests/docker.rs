@@ -189,6 +189,8 @@ fn two_containers_share_one_mount_until_the_last_one_stops() {
 
     let refused = world.docker("volume rm data").err();
     assert!(refused.contains("volume is in use"), "{refused}");
+    world.docker("restart -t 0 one").ok();
+    assert_eq!(world.references().len(), 2);
     world.docker("stop -t 0 one").ok();
     assert_eq!(world.exec("two", "cat /data/file").ok(), "shared");
     world.docker("stop -t 0 two").ok();
@@ -296,6 +298,19 @@ fn a_failing_sshfs_is_one_line_with_the_volume_and_the_words_of_ssh_and_leaves_n
 }
 
 #[test]
+fn an_sshfs_that_can_not_pass_on_the_words_of_ssh_mounts_all_the_same() {
+    require!(Bindfs);
+    let daemon = Daemon::start();
+    let old = "case \"$*\" in *sshfs_verbose*) echo 'unknown option sshfs_verbose' >&2; exit 1 ;; esac\n\
+               exec bindfs \"$@\"";
+    daemon.create_with_helper("sshfs", &helpers::script(old));
+    daemon.mount("sshfs", &mount_id(1)).unwrap();
+    daemon.unmount("sshfs", &mount_id(1)).unwrap();
+    daemon.remove("sshfs").unwrap();
+    daemon.assert_no_trace();
+}
+
+#[test]
 fn a_helper_that_dies_or_unmounts_lets_no_container_write_to_the_bare_directory() {
     require!(Docker, Sshfs);
     let world = World::start();
@@ -358,29 +373,57 @@ fn kill_9_of_the_daemon_disturbs_no_container_and_loses_no_reference() {
 }
 
 #[test]
+fn a_container_that_starts_while_the_daemon_is_down_waits_for_it() {
+    require!(Docker, Sshfs);
+    let mut world = World::start();
+    let dir = world.create_sshfs("data");
+    world.daemon.kill9();
+    let waiting = world.engine.docker_in_background(&[
+        "run",
+        "--rm",
+        "-v",
+        "data:/data",
+        "busybox",
+        "touch",
+        "/data/file",
+    ]);
+    wait_until("the engine misses the daemon", || world.engine.log().contains("Unable to connect to plugin"));
+    world.daemon.start_again();
+    waiting.wait(Duration::from_mins(1)).ok();
+    assert!(dir.join("file").exists());
+    world.remove_all("none");
+}
+
+#[test]
 fn kill_9_of_dockerd_loses_no_volume_and_leaks_no_reference() {
     require!(Docker, Sshfs);
     let mut world = World::with(Engine::start(), Daemon::builder().args(["--grace", "2s"]));
     let dir = world.create_sshfs("data");
-    let other = world.create_sshfs("other");
+    world.create_sshfs("other");
     world.run("one", WRITE);
     world.docker("run -d --name two -v other:/data busybox sleep 1000000").ok();
     let options = world.inspect("data")["Options"].clone();
+    let container = world.docker("inspect -f {{.State.Pid}} one").ok().parse().unwrap();
     world.engine.kill9();
+    // Longer than the grace time, and more than one look at everything.
+    std::thread::sleep(Duration::from_secs(4));
     assert_grows(&dir.join("log"));
+    assert_eq!(world.references().len(), 1, "the container still has it");
+    signal(container, Signal::SIGKILL);
+    wait_until("the reference of the lost container is dropped", || world.references().is_empty());
+    wait_until("its volume is unmounted", || !is_mounted(&world.target()));
+
     world.engine.start_again();
     let after = world.inspect("data");
     assert_eq!((&after["Labels"]["of"], &after["Options"]), (&json!("mine"), &options));
     assert_eq!(world.inspect("other")["Labels"]["of"], "mine");
-    wait_until("the references are dropped", || world.references().is_empty());
-    wait_until("it is unmounted", || !is_mounted(&world.target()));
+    wait_until("the engine ended the other container", || !is_mounted(&world.daemon.mntpt().join("other")));
     world.docker("start one").ok();
     assert_grows(&dir.join("log"));
     assert_eq!(world.references().len(), 1);
     world.docker("rm -f one two").ok();
     world.docker("volume rm data other").ok();
     world.daemon.assert_no_trace();
-    assert!(other.exists());
 }
 
 #[test]
@@ -428,7 +471,12 @@ fn remount_brings_the_filesystem_back_into_a_running_container() {
     assert_eq!(world.exec("one", "cat /data/file; echo new >/data/new").ok(), "here");
     assert_eq!(fs::read_to_string(dir.join("new")).unwrap(), "new\n");
     assert_ne!(helper(&world), old);
-    assert_eq!(world.engine.sh("data:/data", "cat /data/new"), "new", "and a new container sees the same");
+
+    // A container that starts does the same for those that run.
+    signal(helper(&world), Signal::SIGKILL);
+    wait_until("the container loses it again", || !world.exec("one", "cat /data/file").success());
+    assert_eq!(world.engine.sh("data:/data", "cat /data/new"), "new");
+    assert_eq!(world.exec("one", "cat /data/new").ok(), "new");
     world.remove_all("one");
 }
 
