@@ -395,6 +395,25 @@ fn a_container_that_starts_while_the_daemon_is_down_waits_for_it() {
 }
 
 #[test]
+fn a_container_that_is_removed_while_the_daemon_is_down_leaks_no_reference() {
+    require!(Docker, Sshfs);
+    let mut world = World::with(Engine::start(), Daemon::builder().args(["--grace", "1s"]));
+    world.create_sshfs("data");
+    world.create_sshfs("other");
+    world.docker("run -d --name one -v data:/data -v other:/other busybox sleep 1000000").ok();
+    world.run("two", WRITE);
+    world.daemon.kill9();
+    world.docker("rm -f one").ok(); // the engine tries to reach the plugin for 15 seconds, then gives up for good
+    world.daemon.start_again();
+    wait_until("the missed reference is dropped", || !is_mounted(&world.daemon.mntpt().join("other")));
+    assert!(is_mounted(&world.target()) && world.is_running("two"));
+    world.docker("rm -f two").ok();
+    wait_until("the last reference is dropped", || !is_mounted(&world.target()));
+    world.docker("volume rm data other").ok();
+    world.daemon.assert_no_trace();
+}
+
+#[test]
 fn kill_9_of_dockerd_loses_no_volume_and_leaks_no_reference() {
     require!(Docker, Sshfs);
     let mut world = World::with(Engine::start(), Daemon::builder().args(["--grace", "2s"]));

@@ -27,13 +27,21 @@ pub struct Reference {
     /// When the first of them came.
     #[serde(with = "timestamp")]
     pub since: SystemTime,
+    /// Whether it is from an earlier life of this daemon. An engine that stopped its container in between has sent the
+    /// Unmount in vain, and does not repeat it.
+    #[serde(skip)]
+    pub carried: bool,
 }
 
 impl Reference {
-    /// Whether its engine will never speak of it again. Podman's processes go at once, but podman keeps the count.
+    /// Whether its engine may never speak of it again. Podman's processes go at once, but podman keeps the count.
     #[must_use]
     pub fn is_orphaned(&self) -> bool {
-        !self.id.is_podman() && self.engine_is_gone()
+        !self.id.is_podman() && self.may_be_stale()
+    }
+
+    fn may_be_stale(&self) -> bool {
+        self.carried || self.engine_is_gone()
     }
 
     fn engine_is_gone(&self) -> bool {
@@ -88,10 +96,11 @@ impl References {
         self.0.iter()
     }
 
-    /// One more use. The same ID and engine: counted. The same ID and another engine: a new reference, and what
-    /// earlier engines left under it shrinks to one.
+    /// One more use. The same ID and engine: counted, though apart from what an earlier daemon counted. The same ID and
+    /// another engine: a new reference, and what earlier engines left under it shrinks to one.
     pub fn acquire(&mut self, id: &MountId, engine: Option<Engine>) {
-        if let Some(same) = self.0.iter_mut().find(|held| held.id == *id && held.engine == engine) {
+        let same = |held: &&mut Reference| held.id == *id && held.engine == engine && !held.carried;
+        if let Some(same) = self.0.iter_mut().find(same) {
             same.count = same.count.saturating_add(1);
             return;
         }
@@ -106,13 +115,14 @@ impl References {
             }
             !orphan || Some(here) == last_orphan && !id.is_podman()
         });
-        self.0.push(Reference { id: id.clone(), engine, count: 1, since: SystemTime::now() });
+        self.0.push(Reference { id: id.clone(), engine, count: 1, since: SystemTime::now(), carried: false });
     }
 
     /// One use less: of the engine that asks, else of any other under this ID, gone ones first.
     pub fn release(&mut self, id: &MountId, engine: Option<Engine>) -> Released {
         let of_id = |held: &Reference| held.id == *id;
-        let exact = self.0.iter().position(|held| of_id(held) && held.engine == engine);
+        // The newest: those before it may be carried ones.
+        let exact = self.0.iter().rposition(|held| of_id(held) && held.engine == engine);
         let gone = || self.0.iter().position(|held| of_id(held) && held.engine_is_gone());
         let Some(found) = exact.or_else(gone).or_else(|| self.0.iter().position(of_id)) else {
             return Released::Unknown;
@@ -129,14 +139,14 @@ impl References {
         }
     }
 
-    /// Drop what engines left that are gone: of one ID, or of all. Returns what was dropped.
+    /// Drop those that are orphaned: of one ID, or of all. Returns what was dropped.
     pub fn drop_orphans(&mut self, id: Option<&MountId>) -> Vec<Reference> {
         self.extract(|held| id.is_none_or(|id| held.id == *id) && held.is_orphaned())
     }
 
     /// Drop also podman's, for when podman itself says that no container has the volume.
     pub fn drop_unowned(&mut self) -> Vec<Reference> {
-        self.extract(Reference::engine_is_gone)
+        self.extract(Reference::may_be_stale)
     }
 
     /// Drop all.
@@ -144,7 +154,7 @@ impl References {
         std::mem::take(&mut self.0)
     }
 
-    /// Whether only engines that are gone are left, and at least one of them.
+    /// Whether at least one is orphaned.
     #[must_use]
     pub fn has_orphans(&self) -> bool {
         self.0.iter().any(Reference::is_orphaned)
@@ -179,7 +189,10 @@ impl References {
             other => other?,
         };
         match serde_json::from_slice::<File>(&bytes) {
-            Ok(file) if file.boot == boot => Ok(Self(file.references)),
+            Ok(file) if file.boot == boot => {
+                let carried = |held| Reference { carried: true, ..held };
+                Ok(Self(file.references.into_iter().map(carried).collect()))
+            }
             Ok(_) => durable::remove_if_there(&path).map(|()| Self::default()),
             Err(error) => {
                 let kept = dir.join(format!(".{name}.bad"));
@@ -198,7 +211,7 @@ impl References {
     #[must_use]
     pub fn imported(ids: impl Iterator<Item = MountId>) -> Self {
         let since = SystemTime::now();
-        Self(ids.map(|id| Reference { id, engine: None, count: 1, since }).collect())
+        Self(ids.map(|id| Reference { id, engine: None, count: 1, since, carried: true }).collect())
     }
 }
 
@@ -305,6 +318,24 @@ mod tests {
         assert_eq!(back.iter().map(|held| held.count).collect::<Vec<_>>(), [1]);
         assert!(References::load(dir.path(), &name, "next boot").unwrap().is_empty());
         assert!(References::load(dir.path(), &name, "boot").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_counted_goes_when_no_container_holds_it_and_its_engine_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = VolumeName::new("v").unwrap();
+        let mut held = References::default();
+        held.acquire(&id("missed"), live());
+        assert!(!held.has_orphans() && held.drop_unowned().is_empty());
+        held.save(dir.path(), &name, "boot").unwrap();
+        let mut held = References::load(dir.path(), &name, "boot").unwrap();
+        held.acquire(&id("new"), live());
+        assert!(held.has_orphans());
+        assert_eq!(
+            held.drop_orphans(None).iter().map(|held| held.id.clone()).collect::<Vec<_>>(),
+            [id("missed")]
+        );
+        assert!(!held.is_empty());
     }
 
     #[test]

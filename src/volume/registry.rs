@@ -447,7 +447,7 @@ impl Registry {
         let mounted = self.current(volume, "remove").await?;
         let held = self.is_held(volume, mounted.as_ref()).await?;
         if !held {
-            // The engine says that no container has it, and no container holds it: what is left was lost in a crash.
+            // The engine says that no container has it, and no container holds it: what is left was lost in a crash or missed.
             let dropped = gate.references.drop_unowned();
             log_dropped(name, &dropped);
         }

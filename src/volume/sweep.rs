@@ -162,7 +162,7 @@ impl Registry {
         }
     }
 
-    /// Drop references of engines that are gone, and unmount what nobody has, once the grace time is over.
+    /// Drop references whose Unmount will never come, and unmount what nobody has, once the grace time is over.
     async fn tidy(&self, volume: &Volume, gate: &mut Gate, seen: &Observation, unowned: &mut Unowned) {
         let name = volume.name.as_str();
         let Ok(kind) = volume.kind() else { return };
