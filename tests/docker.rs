@@ -10,7 +10,8 @@ use crate::support::*;
 
 /// Writes a line now and then; the container ends at the first error.
 const WRITE: &str = "set -e; while :; do echo line >>/data/log; sleep 0.05; done";
-const WAIT: &str = "sleep 1000000";
+/// Does nothing until it is told to end.
+const WAIT: &str = "trap exit TERM; sleep 1000000 & wait";
 
 /// An engine, the daemon that it knows, and the server that volumes come from.
 struct World {
@@ -60,9 +61,14 @@ impl World {
     /// A container called `name` with the volume `data` at `/data`, that runs on.
     #[track_caller]
     fn run(&self, name: &str, script: &str) {
-        self.engine
-            .docker(&["run", "-d", "--name", name, "-v", "data:/data", "busybox", "sh", "-c", script])
-            .ok();
+        self.run_on("data", name, script);
+    }
+
+    #[track_caller]
+    fn run_on(&self, volume: &str, name: &str, script: &str) {
+        let volume = format!("{volume}:/data");
+        let run = ["run", "-d", "--name", name, "-v", &volume, "busybox", "sh", "-c", script];
+        self.engine.docker(&run).ok();
     }
 
     #[track_caller]
@@ -400,7 +406,7 @@ fn a_container_that_is_removed_while_the_daemon_is_down_leaks_no_reference() {
     let mut world = World::with(Engine::start(), Daemon::builder().args(["--grace", "1s"]));
     world.create_sshfs("data");
     world.create_sshfs("other");
-    world.docker("run -d --name one -v data:/data -v other:/other busybox sleep 1000000").ok();
+    world.run_on("other", "one", WAIT);
     world.run("two", WRITE);
     world.daemon.kill9();
     world.docker("rm -f one").ok(); // the engine tries to reach the plugin for 15 seconds, then gives up for good
@@ -420,7 +426,7 @@ fn kill_9_of_dockerd_loses_no_volume_and_leaks_no_reference() {
     let dir = world.create_sshfs("data");
     world.create_sshfs("other");
     world.run("one", WRITE);
-    world.docker("run -d --name two -v other:/data busybox sleep 1000000").ok();
+    world.run_on("other", "two", WAIT);
     let options = world.inspect("data")["Options"].clone();
     let container = world.docker("inspect -f {{.State.Pid}} one").ok().parse().unwrap();
     world.engine.kill9();

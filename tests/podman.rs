@@ -97,12 +97,14 @@ fn the_error_of_a_helper_that_hangs_arrives_before_podman_gives_up() {
 }
 
 #[test]
-fn a_volume_stays_mounted_although_the_podman_that_mounted_it_is_gone() {
+fn a_volume_stays_mounted_although_the_podman_and_the_daemon_that_mounted_it_are_gone() {
     require!(Podman, Sshfs);
-    let world = World::with(Daemon::builder().args(["--grace", "1s"]));
+    let mut world = World::with(Daemon::builder().args(["--grace", "1s"]));
     world.create_sshfs();
     world.run("one");
     let mount = mount_at(&world.target());
+    world.daemon.kill9();
+    world.daemon.start_again();
     // Longer than the grace time, and more than one look at everything.
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(mount_at(&world.target()), mount);
