@@ -19,6 +19,8 @@ use crate::volume::{Config, OpenError, Registry};
 
 /// How long helpers have to end, once requests in flight are given up.
 const AFTER_CANCEL: Duration = Duration::from_secs(4);
+/// How long connections have to write what is done, and clients to send the rest of a request.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Where to listen. All of them are served at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,7 +92,8 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     work.close();
     // Until the answers are written, that is, and not only the work done.
     let drained = async {
-        servers.wait().await;
+        // A client that sent half a request may never send the rest: only work is waited for.
+        _ = tokio::time::timeout(LAST_WORDS, servers.wait()).await;
         work.wait().await;
     };
     tokio::pin!(drained);
@@ -102,6 +105,7 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
             log::error!("helpers that do not end are left behind; the next start cleans up");
         }
     }
+    _ = tokio::time::timeout(LAST_WORDS, servers.wait()).await;
     loader.abort();
     log::info!("stopped; mounts stay as they are");
     Ok(())
