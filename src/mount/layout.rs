@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! /run/easyfuse/mntpt/<volume>                 the mount points, which Docker binds into containers
+//! /run/easyfuse/mntpt/.easyfuse/lock           held by the daemon that uses the directory
 //! /run/easyfuse/mntpt/.easyfuse/references/    who uses which volume, for this boot
 //! /run/easyfuse/mntpt/.easyfuse/attempts/      mounts under way, so that a crash can be cleaned up
 //! /run/easyfuse/mntpt/.easyfuse/log/           what each helper said since it was started
@@ -14,35 +15,37 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::sys::durable;
 
+const PRIVATE: &str = ".easyfuse";
 const KINDS: [&str; 5] = ["references", "attempts", "log", "unmount-log", "staging"];
 
 /// The directories below one mount directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Layout {
     base: PathBuf,
-    /// Locked as long as this lives: two daemons must not mount in one place.
-    _lock: File,
+    /// Two daemons would take each other's mounts for leftovers of a crash.
+    _lock: Arc<File>,
 }
 
 impl Layout {
     /// Make the directories that are missing.
     ///
     /// # Errors
-    /// What the filesystem said; `ResourceBusy` while another daemon has the directory.
+    /// What the filesystem said.
     pub fn prepare(base: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(base)?;
         // The kernel's mount table speaks of resolved paths only.
         let base = base.canonicalize()?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(base.join(".easyfuse"))?;
-        let lock = durable::lock(&base.join(".easyfuse/lock"))?;
-        let layout = Self { base, _lock: lock };
+        let private = base.join(PRIVATE);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&private)?;
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o700))?;
+        let layout = Self { _lock: Arc::new(durable::lock_dir(&private, "--mntpt")?), base };
         for kind in KINDS {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(layout.private(kind))?;
         }
-        fs::set_permissions(layout.base.join(".easyfuse"), fs::Permissions::from_mode(0o700))?;
         for kind in ["references", "attempts"] {
             durable::remove_temporaries(&layout.private(kind))?;
         }
@@ -99,6 +102,6 @@ impl Layout {
     }
 
     fn private(&self, kind: &str) -> PathBuf {
-        self.base.join(".easyfuse").join(kind)
+        self.base.join(PRIVATE).join(kind)
     }
 }

@@ -84,17 +84,26 @@ pub fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
     dir.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Lock the file `path`, made if need be, until it is dropped or the process ends, however it ends.
+/// Keep other daemons out of `dir` as long as the file lives; the kernel lets go of it however the process ends. `flag` is
+/// what gives another daemon a directory of its own.
 ///
 /// # Errors
-/// `ResourceBusy` while another process has it, else what the filesystem said.
-pub fn lock(path: &Path) -> io::Result<File> {
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+/// `ResourceBusy` when another one has it, else what the filesystem said.
+pub fn lock_dir(dir: &Path, flag: &str) -> io::Result<File> {
+    let path = dir.join("lock");
+    let lock = match File::options().create(true).truncate(false).write(true).open(&path) {
+        // What a disk holds that became read-only can still be used.
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            log::error!("{} is read-only: nothing in it can be changed", dir.display());
+            File::open(&path)?
+        }
+        other => other?,
+    };
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
             let message =
-                "another easyfuse uses it; stop that one, or give this one another --mntdb and --mntpt";
+                format!("another easyfuse uses {}; stop it, or give this one {flag}", dir.display());
             Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
         }
         Err(TryLockError::Error(error)) => Err(error),

@@ -41,8 +41,11 @@ impl Store {
         let volumes = dir.join("volumes");
         durable::make_dir(dir, 0o700)?;
         durable::make_dir(&volumes, 0o700)?;
-        let lock = durable::lock(&dir.join("lock"))?;
-        durable::remove_temporaries(&volumes)?;
+        let lock = durable::lock_dir(dir, "--mntdb")?;
+        match durable::remove_temporaries(&volumes) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            other => other?,
+        }
         Ok(Self { volumes, _lock: lock })
     }
 
@@ -248,7 +251,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let error = Store::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("another easyfuse uses it"), "{error}");
+        assert!(error.to_string().contains("another easyfuse uses"), "{error}");
         drop(store);
         Store::open(dir.path()).unwrap();
     }
