@@ -97,6 +97,19 @@ pub enum TemplateError {
     Program,
 }
 
+impl TemplateError {
+    /// The same with what it cites of the template changed.
+    #[must_use]
+    pub fn map_words(self, change: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Unknown(name) => Self::Unknown(change(&name)),
+            Self::Brace(word) => Self::Brace(change(&word)),
+            Self::Bracket(word) => Self::Bracket(change(&word)),
+            Self::Quote | Self::Empty | Self::Program => self,
+        }
+    }
+}
+
 impl Template {
     /// Parse `source`.
     ///
@@ -139,6 +152,12 @@ impl Template {
             return Err(TemplateError::Program);
         }
         Ok(template)
+    }
+
+    /// The text that it was parsed from.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The program that it runs.

@@ -33,7 +33,18 @@ pub trait Request: DeserializeOwned + Default {
         } else {
             Err(serde::de::Error::custom("not an object"))
         };
-        parsed.map_err(|error| format!("bad request body: {error}; it should look like {}", Self::EXAMPLE))
+        parsed.map_err(|error| {
+            let error = without_value(&error.to_string());
+            format!("bad request body: {error}; it should look like {}", Self::EXAMPLE)
+        })
+    }
+}
+
+/// What serde says, without the string that it cites: options of the wrong shape may hold a password.
+fn without_value(words: &str) -> String {
+    match (words.find(" \""), words.rfind("\", expected")) {
+        (Some(start), Some(end)) if start < end => format!("{}{}", &words[..start], &words[end + 1..]),
+        _ => words.to_owned(),
     }
 }
 
@@ -178,6 +189,12 @@ mod tests {
             let error = Create::parse(body.as_bytes()).unwrap_err();
             assert!(error.contains("it should look like") && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_string_in_the_wrong_place_is_not_cited() {
+        let error = Create::parse(br#"{"Opts": "password=hunter2\", expected"}"#).unwrap_err();
+        assert!(error.contains("invalid type: string, expected a map at line 1"), "{error}");
     }
 
     proptest! {

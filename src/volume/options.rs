@@ -120,9 +120,11 @@ impl Kind {
         let (device, opts, driver) = (device?, opts?, driver?);
         let template = |option: &'static str, source: Option<&str>| match source {
             None | Some("") => Ok(None),
-            Some(source) => {
-                Template::parse(source).map(Some).map_err(|error| OptionsError::Template { option, error })
-            }
+            Some(source) => Template::parse(source).map(Some).map_err(|error| {
+                let secrets = secrets::command_secrets(source);
+                let error = error.map_words(|words| secrets::cut_out(words, &secrets));
+                OptionsError::Template { option, error }
+            }),
         };
         let spec = Spec {
             device: device.unwrap_or_default().to_owned(),
@@ -187,7 +189,11 @@ impl Kind {
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         let Self::Command(spec) = self;
-        secrets::cut_out(text, &secrets::secrets(&spec.device, &spec.opts))
+        let mut found = secrets::secrets(&spec.device, &spec.opts);
+        for command in [&spec.mount_command, &spec.unmount_command].into_iter().flatten() {
+            found.extend(secrets::command_secrets(command.source()));
+        }
+        secrets::cut_out(text, &found)
     }
 }
 

@@ -2,6 +2,8 @@
 
 /// What stands for a secret.
 const MASK: &str = "***";
+/// Nothing is hidden by cutting `1` out of every sentence.
+const SHORTEST: usize = 3;
 
 /// Whether an option of this name holds a secret.
 fn is_secret(key: &str) -> bool {
@@ -41,19 +43,39 @@ pub(super) fn mask_command(command: &str) -> String {
     let mut out = Vec::new();
     let mut value_follows = false;
     for word in command.split(' ') {
-        let key = word.trim_start_matches('-');
-        match word.split_once('=') {
-            _ if value_follows && !word.starts_with('-') => out.push(MASK.to_owned()),
-            Some((key, value))
-                if key.starts_with('-') && is_secret(key.trim_start_matches('-')) && !value.is_empty() =>
-            {
-                out.push(format!("{key}={MASK}"));
-            }
-            _ => out.push(mask_line(word)),
+        let secret = if value_follows && !word.starts_with('-') { Some(word) } else { value_of_flag(word) };
+        match secret {
+            Some(value) => out.push(format!("{}{MASK}", &word[..word.len() - value.len()])),
+            None => out.push(mask_line(word)),
         }
-        value_follows = word.starts_with('-') && !word.contains('=') && is_secret(key);
+        value_follows = expects_secret(word);
     }
     out.join(" ")
+}
+
+/// The secret in a word like `--password=x`.
+fn value_of_flag(word: &str) -> Option<&str> {
+    let (key, value) = word.split_once('=')?;
+    (key.starts_with('-') && is_secret(key.trim_start_matches('-')) && !value.is_empty()).then_some(value)
+}
+
+/// Whether the word after this one is a secret, as after `--password`.
+fn expects_secret(word: &str) -> bool {
+    word.starts_with('-') && !word.contains('=') && is_secret(word.trim_start_matches('-'))
+}
+
+/// The secrets in a command, to be cut out of what is said of it.
+#[must_use]
+pub(super) fn command_secrets(command: &str) -> Vec<&str> {
+    let words: Vec<&str> = command.split(' ').collect();
+    let mut found: Vec<&str> = words.iter().filter_map(|word| value_of_flag(word)).collect();
+    found.extend(words.windows(2).filter(|pair| expects_secret(pair[0])).map(|pair| pair[1]));
+    found.extend(words.iter().flat_map(|word| secrets("", word)));
+    // A quote is the shell's, not the secret's.
+    let quotes = ['"', '\''];
+    found.extend(found.clone().into_iter().map(|secret| secret.trim_matches(quotes)));
+    found.retain(|secret| secret.len() >= SHORTEST && !secret.starts_with(['-', '{']));
+    found
 }
 
 /// The secrets themselves, to be cut out of what a helper says.
@@ -63,8 +85,7 @@ pub(super) fn secrets<'a>(device: &'a str, options: &'a str) -> Vec<&'a str> {
     let mut secrets: Vec<&str> =
         values.filter(|(key, _)| is_secret(key.trim())).map(|(_, value)| value).collect();
     secrets.extend(url_password(device).map(|(start, end)| &device[start..end]));
-    // Nothing is hidden by cutting `1` out of every sentence.
-    secrets.retain(|secret| secret.len() >= 3);
+    secrets.retain(|secret| secret.len() >= SHORTEST);
     secrets
 }
 
@@ -108,6 +129,17 @@ mod tests {
             mask_command("rclone mount --sftp-pass=x --password=y --api-key z -o token=t,ro {target}"),
             "rclone mount --sftp-pass=*** --password=*** --api-key *** -o token=***,ro {target}"
         );
+    }
+
+    #[test]
+    fn secrets_of_a_command_are_found() {
+        let secrets = command_secrets(
+            "p --password=one --token two -o pw=three,ro --api-key -x --secret '{x}' --pass '4 5'",
+        );
+        for secret in ["one", "two", "three"] {
+            assert!(secrets.contains(&secret), "{secrets:?}");
+        }
+        assert!(!secrets.iter().any(|secret| secret.contains("-x")), "{secrets:?}");
     }
 
     #[test]
