@@ -9,8 +9,10 @@
 )]
 
 mod chaos;
+mod cli;
 mod docker;
 mod mount;
 mod podman;
+mod protocol;
 mod support;
 mod systemd;
