@@ -63,7 +63,14 @@ enum Command {
 #[derive(Debug, Args)]
 struct Connection {
     /// The daemon's socket
-    #[arg(short, long, env = "EASYFUSE_UNIX_SOCK", default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "EASYFUSE_UNIX_SOCK",
+        default_value = DEFAULT_SOCKET,
+        value_name = "PATH"
+    )]
     sock: PathBuf,
 }
 
@@ -88,7 +95,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Systemd(args) => systemd::run(args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "easyfuse", &mut script);
+            clap_complete::generate(shell, &mut shown(), "easyfuse", &mut script);
             output::print(&script)
         }
         Command::Man => output::print(&manual()?),
@@ -97,6 +104,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The command line without what is hidden, which completions would offer all the same.
+fn shown() -> clap::Command {
+    let all = Cli::command();
+    let shown = all.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
+    clap::Command::new("easyfuse").version(env!("CARGO_PKG_VERSION")).subcommands(shown)
 }
 
 /// The manual page, with a section for each subcommand's options.

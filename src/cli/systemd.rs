@@ -31,6 +31,11 @@ pub(super) struct SystemdArgs {
 #[derive(Debug, Subcommand)]
 enum SystemdCommand {
     /// Write easyfuse.socket and easyfuse.service
+    #[command(after_help = "\
+Examples:
+  easyfuse systemd install --enable
+  easyfuse systemd install local --enable
+  easyfuse systemd install local --path /run/systemd/system   (until the next reboot)")]
     Install {
         /// Whether the program runs from /usr/local/bin, or from where it is now
         #[arg(value_enum, default_value = "global")]
@@ -43,6 +48,7 @@ enum SystemdCommand {
         enable: bool,
     },
     /// Stop and remove the units; volumes, their mounts and the program stay
+    #[command(after_help = "Example:\n  easyfuse systemd uninstall")]
     Uninstall {
         /// Directory of the units
         #[arg(long, default_value = "/etc/systemd/system", value_name = "DIR")]

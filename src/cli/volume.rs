@@ -34,13 +34,23 @@ pub(super) struct VolumeArgs {
 #[derive(Debug, Subcommand)]
 enum VolumeCommand {
     /// List all volumes: how they are, since when, and who uses them
-    #[command(visible_alias = "list")]
+    #[command(
+        visible_alias = "list",
+        after_help = "\
+Examples:
+  easyfuse volume ls
+  easyfuse volume ls --json | jq -r '.[] | select(.Status.state == \"broken\") | .Name'"
+    )]
     Ls {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Show all that is known of volumes
+    #[command(after_help = "\
+Examples:
+  easyfuse volume inspect data
+  easyfuse volume inspect --json data | jq '.[].Status.references'")]
     Inspect {
         /// The volumes
         #[arg(required = true, value_name = "NAME")]
@@ -50,6 +60,10 @@ enum VolumeCommand {
         json: bool,
     },
     /// Mount a volume again whose filesystem died, in place: running containers see it again
+    #[command(after_help = "\
+Examples:
+  easyfuse volume remount data
+  easyfuse volume remount --force data   (after its options on the server changed)")]
     Remount {
         /// The volume
         name: String,
@@ -58,6 +72,10 @@ enum VolumeCommand {
         force: bool,
     },
     /// Unmount a volume that nobody uses
+    #[command(after_help = "\
+Examples:
+  easyfuse volume unmount data
+  easyfuse volume unmount --force data   (no container has it, whatever the engine said before it crashed)")]
     Unmount {
         /// The volume
         name: String,
@@ -88,10 +106,19 @@ async fn ask(args: VolumeArgs) -> anyhow::Result<ExitCode> {
             if json { output::print_json(&found.volumes) } else { output::print_text(&table(&found.volumes)) }
         }
         VolumeCommand::Inspect { names, json } => {
+            // One look for all: with a filesystem that hangs, each takes seconds.
+            let all: Volumes = client.call("/Easyfuse.Volumes", &json!({}), LOOK).await?;
             let mut found = Vec::new();
             for name in names {
-                let one: Volumes = client.call("/Easyfuse.Volumes", &json!({ "Name": name }), LOOK).await?;
-                found.extend(one.volumes);
+                match all.volumes.iter().find(|volume| volume.name == name) {
+                    Some(volume) => found.push(volume.clone()),
+                    // The daemon says what is wrong with the name.
+                    None => {
+                        let body = json!({ "Name": name });
+                        let one: Volumes = client.call("/Easyfuse.Volumes", &body, LOOK).await?;
+                        found.extend(one.volumes);
+                    }
+                }
             }
             if json {
                 return output::print_json(&found);

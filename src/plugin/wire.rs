@@ -112,7 +112,7 @@ pub struct Failure {
 }
 
 /// A volume in an answer.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Volume {
     /// Its name.
