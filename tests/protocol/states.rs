@@ -30,7 +30,8 @@ pub(crate) const STATES: &[(&str, &str)] = &[
 impl EveryState {
     pub(crate) fn start() -> Self {
         // A short grace makes it look at its mounts often.
-        let mut daemon = Daemon::builder().args(["--grace", "1s", "--drain-timeout", "1s"]).stopped();
+        let limits = ["--grace", "1s", "--drain-timeout", "1s", "--unmount-timeout", "10m"];
+        let mut daemon = Daemon::builder().args(limits).stopped();
         fs::create_dir_all(daemon.state().join("volumes")).unwrap();
         fs::write(daemon.state().join("volumes/unreadable.json"), "{\"schema\": 1, \"na").unwrap();
         daemon.start_again();
