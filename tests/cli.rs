@@ -107,6 +107,7 @@ fn what_doctor_says_to_type_mends_a_dead_volume() {
 fn doctor_says_what_to_type_on_each_line_that_is_not_ok() {
     require!(Bindfs);
     let daemon = Daemon::start();
+    assert_eq!(daemon.names(), [""; 0], "it has tidied up its directories, and leaves them alone now");
     let stranger = daemon.mntpt().join("stranger");
     fs::create_dir(&stranger).unwrap();
     run(daemon.dir().command("bindfs").arg(daemon.source("x")).arg(&stranger)).ok();

@@ -1,7 +1,7 @@
 //! The records of volumes on disks and after crashes that do them no good.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{NOWHERE, state};
+use super::{NOWHERE, state, uses};
 use crate::support::*;
 
 /// A daemon with one good record and one of this content, called `bad`.
@@ -111,18 +111,17 @@ fn what_is_no_record_is_passed_over() {
     assert!(volumes.join("README").exists() && !volumes.join(".tmp-1-2").exists());
 }
 
-/// Mounts a tmpfs of this many KiB for the state directory.
-fn small_state(daemon: &Daemon, size: usize) {
-    fs::create_dir_all(daemon.state()).unwrap();
-    let mut mount = Command::new("mount");
-    run(mount.args(["-t", "tmpfs", "-o", &format!("size={size}k"), "tmpfs"]).arg(daemon.state())).ok();
+/// Makes `dir` a disk of 64 KiB.
+fn small_disk(dir: &Path) {
+    fs::create_dir_all(dir).unwrap();
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(dir)).ok();
 }
 
 #[test]
 fn a_full_disk_refuses_a_new_volume_and_keeps_the_others() {
     require!(Root, Program("mount.fuse"));
     let mut daemon = Daemon::builder().stopped();
-    small_state(&daemon, 64);
+    small_disk(&daemon.state());
     daemon.start_again();
     let mut made = vec![];
     let words = loop {
@@ -142,6 +141,30 @@ fn a_full_disk_refuses_a_new_volume_and_keeps_the_others() {
     daemon.remove("v00").unwrap();
     daemon.create("new", NOWHERE).unwrap();
     assert_eq!(daemon.names().len(), made.len());
+}
+
+#[test]
+fn a_full_run_directory_refuses_a_mount_and_lets_go_of_those_there_are() {
+    require!(Bindfs);
+    let mut daemon = Daemon::builder().stopped();
+    small_disk(&daemon.mntpt());
+    daemon.start_again();
+    for name in ["mounted", "other"] {
+        daemon.create_bindfs(name);
+    }
+    let target = daemon.mount("mounted", &mount_id(1)).unwrap();
+    let filler = daemon.mntpt().join(".easyfuse/filler");
+    _ = fs::write(&filler, vec![0; 1 << 20]);
+    let words = daemon.mount("other", &mount_id(1)).unwrap_err();
+    assert!(words.starts_with("volume other: ") && words.contains("No space left on device"), "{words}");
+    assert!(!daemon.mntpt().join("other").exists());
+    let words = daemon.mount("mounted", &mount_id(2)).unwrap_err();
+    assert!(words.contains("No space left on device") && is_mounted(&target), "{words}");
+    assert_eq!(uses(&daemon, "mounted"), [(mount_id(1), 1)]);
+    daemon.unmount("mounted", &mount_id(1)).unwrap();
+    assert!(!is_mounted(&target));
+    fs::remove_file(&filler).unwrap();
+    daemon.mount("other", &mount_id(1)).unwrap();
 }
 
 #[test]
