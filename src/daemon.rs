@@ -90,9 +90,9 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     stop.cancel();
     servers.close();
     work.close();
-    // Until the answers are written, that is, and not only the work done.
     let drained = async {
-        // A client that sent half a request may never send the rest: only work is waited for.
+        // Answers are to be written; but a client that sent half a request may never send the rest, so that only work is
+        // waited for any longer.
         _ = tokio::time::timeout(LAST_WORDS, servers.wait()).await;
         work.wait().await;
     };
