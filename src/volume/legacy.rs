@@ -28,6 +28,33 @@ struct Entry {
     is_mounted: bool,
 }
 
+type Entries = BTreeMap<String, Entry>;
+
+/// Whether `database` can be imported, if it has to be: asked before anything is begun.
+pub(super) fn check(database: &Path, state: &Path) -> io::Result<()> {
+    read(database, state).map(drop)
+}
+
+/// The database as it is and what it says; nothing if there is none, or if the state directory has had an import already.
+fn read(database: &Path, state: &Path) -> io::Result<Option<(Vec<u8>, Entries)>> {
+    if state.join(DONE).exists() {
+        return Ok(None);
+    }
+    let bytes = match std::fs::read(database) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    match serde_json::from_slice(&bytes) {
+        Ok(entries) => Ok(Some((bytes, entries))),
+        Err(error) => {
+            let message = format!(
+                "it is no mntdb.json of the Python easyfuse ({error}); mend it, or give --mntdb a directory"
+            );
+            Err(io::Error::new(io::ErrorKind::InvalidData, message))
+        }
+    }
+}
+
 /// Take over the volumes in `database`, unless the state directory `state` has had an import already. Volumes that are there
 /// keep their options. References are taken over for those that are mounted.
 pub(super) fn import(
@@ -37,20 +64,7 @@ pub(super) fn import(
     references: &Path,
     boot: &str,
 ) -> io::Result<()> {
-    if state.join(DONE).exists() {
-        return Ok(());
-    }
-    let bytes = match std::fs::read(database) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    let entries: BTreeMap<String, Entry> = serde_json::from_slice(&bytes).map_err(|error| {
-        let message = format!(
-            "{} is no mntdb.json of the Python easyfuse ({error}); mend it, or give --mntdb a directory",
-            database.display()
-        );
-        io::Error::new(io::ErrorKind::InvalidData, message)
-    })?;
+    let Some((bytes, entries)) = read(database, state)? else { return Ok(()) };
     let total = entries.len();
     let mut taken = 0;
     for (name, entry) in entries {

@@ -146,7 +146,7 @@ impl References {
 
     /// Drop also podman's, for when podman itself says that no container has the volume.
     pub fn drop_unowned(&mut self) -> Vec<Reference> {
-        self.extract(Reference::may_be_stale)
+        self.extract(Reference::engine_is_gone)
     }
 
     /// Drop all.

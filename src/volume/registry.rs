@@ -197,6 +197,9 @@ impl Registry {
             move |error| OpenError { path, error }
         };
         let store = Store::open(&config.state).map_err(at(&config.state))?;
+        if let Some(database) = &config.import {
+            legacy::check(database, &config.state).map_err(at(database))?;
+        }
         let layout = Layout::prepare(&config.mount_dir).map_err(at(&config.mount_dir))?;
         let boot = process::boot_id().map_err(at(Path::new("/proc/sys/kernel/random/boot_id")))?;
         Ok(Self {

@@ -91,17 +91,14 @@ fn what_the_python_easyfuse_made_of_bad_input_is_left_out_and_logged() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_named_in_every_answer_and_kept() {
+fn a_file_that_is_no_database_keeps_the_daemon_from_starting_and_is_kept() {
     let mut daemon = with_database(&json!(["data"]));
-    daemon.start_again();
-    for answer in [daemon.get("data").map(drop), daemon.create("data", &[])] {
-        let words = answer.unwrap_err();
-        assert!(words.contains("is no mntdb.json of the Python easyfuse"), "{words}");
-        assert!(words.contains(daemon.state().to_str().unwrap()), "{words}");
-    }
+    let words = run(&mut daemon.command()).err();
+    assert!(words.contains("is no mntdb.json of the Python easyfuse"), "{words}");
+    assert!(words.contains(daemon.state().to_str().unwrap()), "{words}");
     assert_eq!(fs::read_to_string(daemon.state()).unwrap(), "[\"data\"]");
     fs::write(daemon.state(), "{}").unwrap();
-    daemon.restart();
+    daemon.start_again();
     assert_eq!(daemon.names(), [""; 0]);
 }
 
