@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request as HttpRequest, State};
@@ -28,13 +29,23 @@ struct Plugin {
     registry: Arc<Registry>,
     /// The work that requests started, which goes on when their client hangs up.
     work: TaskTracker,
+    listed: Arc<ArcSwapOption<Listed>>,
 }
 
-type Answer = Result<Vec<u8>, String>;
+/// The last answer to List. Docker asks for it with each `docker volume ls`, `docker system df` and prune, and most of the
+/// time nothing has changed.
+#[derive(Debug)]
+struct Listed {
+    /// The registry's version that it shows, or a later one.
+    version: u64,
+    answer: Bytes,
+}
+
+type Answer = Result<Bytes, String>;
 
 /// All routes, over `registry`; what they start is tracked by `work`.
 pub fn router(registry: Arc<Registry>, work: TaskTracker) -> Router {
-    let plugin = Plugin { registry, work };
+    let plugin = Plugin { registry, work, listed: Arc::default() };
     Router::new()
         .route("/Plugin.Activate", fixed(r#"{"Implements":["VolumeDriver"]}"#))
         .route("/VolumeDriver.Capabilities", fixed(r#"{"Capabilities":{"Scope":"local"}}"#))
@@ -126,8 +137,16 @@ async fn get(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
 async fn list(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
     plugin
         .look(request, async |registry, _: Named| {
+            // Looked at first: a change that comes while the answer is made leaves it out of date, not falsely current.
+            let version = registry.version();
+            if let Some(listed) = plugin.listed.load().as_ref().filter(|listed| listed.version == version) {
+                return Ok(listed.answer.clone());
+            }
             let views = registry.list().await.map_err(describe)?;
-            json(&VolumesAnswer { volumes: views.iter().map(wire::Volume::brief).collect(), err: "" })
+            let volumes = views.iter().map(wire::Volume::brief).collect();
+            let answer = json(&VolumesAnswer { volumes, err: "" })?;
+            plugin.listed.store(Some(Arc::new(Listed { version, answer: answer.clone() })));
+            Ok(answer)
         })
         .await
 }
@@ -287,12 +306,12 @@ fn describe(error: crate::volume::Error) -> String {
     error.to_string()
 }
 
-fn done() -> Vec<u8> {
-    br#"{"Err":""}"#.to_vec()
+fn done() -> Bytes {
+    Bytes::from_static(br#"{"Err":""}"#)
 }
 
 fn json(value: &impl Serialize) -> Answer {
-    serde_json::to_vec(value).map_err(|error| format!("internal error: {error}"))
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| format!("internal error: {error}"))
 }
 
 fn reply(answer: Answer) -> Response {

@@ -88,6 +88,8 @@ pub(super) struct Volume {
     /// Held by whoever changes the volume, from the first look to the published end.
     pub(super) gate: Mutex<Gate>,
     status: ArcSwap<Status>,
+    /// The registry's, see [`Registry::version`].
+    version: Arc<AtomicU64>,
     /// Counts changes, so that an observation made before one is not published after it.
     pub(super) changes: AtomicU64,
 }
@@ -121,12 +123,14 @@ impl Volume {
         };
         let last_error = old.last_error.clone();
         self.status.store(Arc::new(Status { condition, since, references, last_error }));
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     fn note_error(&self, error: &Error) {
         let last = LastError { message: error.to_string(), at: SystemTime::now() };
         let status = Status { last_error: Some(Arc::new(last)), ..(*self.status()).clone() };
         self.status.store(Arc::new(status));
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     pub(super) fn view(&self) -> View {
@@ -177,6 +181,7 @@ pub struct Registry {
     pub(super) mounter: Mounter,
     boot: Arc<str>,
     pub(super) volumes: ArcSwap<Volumes>,
+    version: Arc<AtomicU64>,
     names: Vec<Mutex<()>>,
     loaded: watch::Sender<bool>,
     pub(super) cancel: CancellationToken,
@@ -208,6 +213,7 @@ impl Registry {
             mounter: Mounter::new(layout),
             boot: boot.into(),
             volumes: ArcSwap::default(),
+            version: Arc::default(),
             names: std::iter::repeat_with(Mutex::default).take(NAME_LOCKS).collect(),
             loaded: watch::Sender::new(false),
             cancel: CancellationToken::new(),
@@ -276,6 +282,7 @@ impl Registry {
         }
         log::info!("{} volumes, {} of them mounted", volumes.len(), mounted.len());
         self.volumes.store(Arc::new(volumes));
+        self.version.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -306,6 +313,7 @@ impl Registry {
             shown: Arc::new(shown),
             gate: Mutex::new(Gate { references, removed: false }),
             status: ArcSwap::from_pointee(status),
+            version: self.version.clone(),
             changes: AtomicU64::new(0),
         }
     }
@@ -354,6 +362,13 @@ impl Registry {
     pub async fn get(&self, name: &str) -> Result<View, Error> {
         self.loaded().await;
         Ok(self.lookup(name)?.view())
+    }
+
+    /// Grows with each change of what [`Registry::list`] and [`Registry::get`] show, before whoever asked for the change hears
+    /// of it. What was listed after a look at this is current as long as this stays the same.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// All volumes, by name.
@@ -411,6 +426,7 @@ impl Registry {
         })?;
         let volume = Arc::new(self.volume(Loaded::Volume(record, kind), References::default()));
         self.volumes.rcu(|volumes| volumes.update(name.clone(), volume.clone()));
+        self.version.fetch_add(1, Ordering::Release);
         Ok(Created::Fresh)
     }
 
@@ -431,6 +447,7 @@ impl Registry {
         }
         gate.removed = true;
         self.volumes.rcu(|volumes| volumes.without(&volume.name));
+        self.version.fetch_add(1, Ordering::Release);
         log::info!(VOLUME = volume.name.as_str(), OPERATION = "remove", REQUEST_ID = caller.request; "removed");
         Ok(())
     }
