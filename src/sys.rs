@@ -4,6 +4,7 @@
 
 pub mod durable;
 pub mod file_flags;
+pub mod group_sync;
 pub mod mountinfo;
 pub mod namespaces;
 pub mod process;

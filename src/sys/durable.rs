@@ -16,6 +16,18 @@ const TEMPORARY: &str = ".tmp-";
 /// # Errors
 /// `AlreadyExists` if there is such a file; it is left as it is. Any other error leaves nothing behind.
 pub fn create(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    place(dir, name, bytes)?;
+    sync_dir(dir).inspect_err(|_| {
+        _ = fs::remove_file(dir.join(name));
+    })
+}
+
+/// As [`create`], but for the last step: after a power cut the file is whole, or not there; it is there for good once the
+/// directory was synced.
+///
+/// # Errors
+/// `AlreadyExists` if there is such a file; it is left as it is. Any other error leaves nothing behind.
+pub fn place(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = Temporary::write(dir, bytes, true)?;
     let target = dir.join(name);
     match renameat2(AT_FDCWD, &temporary.path, AT_FDCWD, &target, RenameFlags::RENAME_NOREPLACE) {
@@ -24,10 +36,7 @@ pub fn create(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
         Err(nix::Error::EINVAL | nix::Error::ENOSYS) => fs::hard_link(&temporary.path, &target)?,
         Err(error) => return Err(error.into()),
     }
-    drop(temporary);
-    sync_dir(dir).inspect_err(|_| {
-        _ = fs::remove_file(&target);
-    })
+    Ok(())
 }
 
 /// Replace `dir/name` (mode 0600) in one step, without waiting for the disk: whole after a crash of this process,
@@ -38,15 +47,6 @@ pub fn create(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 pub fn replace_volatile(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = Temporary::write(dir, bytes, false)?;
     fs::rename(&temporary.path, dir.join(name))
-}
-
-/// Remove `dir/name` so that it stays removed. A file that is not there is no error.
-///
-/// # Errors
-/// What the filesystem said.
-pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
-    remove_if_there(&dir.join(name))?;
-    sync_dir(dir)
 }
 
 /// Rename within `dir`, durably, without replacing anything.
@@ -124,7 +124,11 @@ pub fn remove_temporaries(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sync_dir(dir: &Path) -> io::Result<()> {
+/// Make durable what was created, renamed and removed in `dir`.
+///
+/// # Errors
+/// What the filesystem said.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

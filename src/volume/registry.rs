@@ -413,17 +413,19 @@ impl Registry {
         let (store, policy) = (self.store.clone(), self.config.policy);
         let saved = blocking(move || {
             kind.check(policy).map_err(CreateError::Options)?;
-            store
-                .create(&record)
-                .map_err(|error| CreateError::Save { path: store.path(&record.name), error })?;
+            store.place(&record).map_err(CreateError::Save)?;
             Ok((record, kind))
         });
+        let not_saved = |error| save_error(name, "save", &self.store.path(name), error);
         let (record, kind) = saved.await.map_err(|error| match error {
             CreateError::Options(error) => bad(error),
-            CreateError::Save { path, error } => {
-                Error::Save { name: name.clone(), doing: "save", path, error }
-            }
+            CreateError::Save(error) => not_saved(error),
         })?;
+        if let Err(error) = self.store.sync().await {
+            let (store, gone) = (self.store.clone(), name.clone());
+            _ = blocking(move || store.unlink(&gone)).await;
+            return Err(not_saved(error));
+        }
         let volume = Arc::new(self.volume(Loaded::Volume(record, kind), References::default()));
         self.volumes.rcu(|volumes| volumes.update(name.clone(), volume.clone()));
         self.version.fetch_add(1, Ordering::Release);
@@ -483,7 +485,10 @@ impl Registry {
         }
         self.save_references(volume, gate).await?;
         let (store, gone) = (self.store.clone(), name.clone());
-        let removed = blocking(move || store.remove(&gone)).await;
+        let removed = match blocking(move || store.unlink(&gone)).await {
+            Ok(()) => self.store.sync().await,
+            Err(error) => Err(error),
+        };
         removed.map_err(|error| save_error(name, "remove", &self.store.path(name), error))
     }
 
@@ -803,5 +808,5 @@ enum Created {
 
 enum CreateError {
     Options(options::OptionsError),
-    Save { path: PathBuf, error: std::io::Error },
+    Save(std::io::Error),
 }

@@ -14,6 +14,7 @@ use super::name::VolumeName;
 use super::options::{Kind, OptionsError};
 use super::record::{Record, SCHEMA};
 use crate::sys::durable;
+use crate::sys::group_sync::GroupSync;
 
 /// The longest name whose `.json.bad` fits into a file name of 255 bytes.
 const PLAIN: usize = 240;
@@ -22,6 +23,7 @@ const PLAIN: usize = 240;
 #[derive(Debug)]
 pub(super) struct Store {
     volumes: PathBuf,
+    group: GroupSync,
     /// Locked as long as the store lives; the kernel lets go of it however the process ends.
     _lock: File,
 }
@@ -46,7 +48,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
             other => other?,
         }
-        Ok(Self { volumes, _lock: lock })
+        Ok(Self { group: GroupSync::new(volumes.clone()), volumes, _lock: lock })
     }
 
     pub(super) fn path(&self, name: &VolumeName) -> PathBuf {
@@ -104,20 +106,31 @@ impl Store {
         }
     }
 
-    /// Keep a new record. `AlreadyExists` if there is one, good or bad.
-    pub(super) fn create(&self, record: &Record) -> io::Result<()> {
+    /// Keep a new record, for good once [`Store::sync`] returns. `AlreadyExists` if there is one, good or bad.
+    pub(super) fn place(&self, record: &Record) -> io::Result<()> {
         let name = file_name(&record.name);
         if self.volumes.join(format!("{name}.bad")).exists() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let mut bytes = serde_json::to_vec_pretty(record)?;
         bytes.push(b'\n');
-        durable::create(&self.volumes, &name, &bytes)
+        durable::place(&self.volumes, &name, &bytes)
     }
 
-    /// Forget a record.
-    pub(super) fn remove(&self, name: &VolumeName) -> io::Result<()> {
-        durable::remove(&self.volumes, &file_name(name))
+    /// Keep a new record for good. `AlreadyExists` if there is one, good or bad.
+    pub(super) fn create(&self, record: &Record) -> io::Result<()> {
+        self.place(record)?;
+        durable::sync_dir(&self.volumes).inspect_err(|_| _ = self.unlink(&record.name))
+    }
+
+    /// Forget a record, for good once [`Store::sync`] returns. One that is not there is no error.
+    pub(super) fn unlink(&self, name: &VolumeName) -> io::Result<()> {
+        durable::remove_if_there(&self.path(name))
+    }
+
+    /// Wait until what was placed and unlinked before is so on the disk.
+    pub(super) async fn sync(&self) -> io::Result<()> {
+        self.group.sync().await
     }
 
     /// Stop listing a record that can't be read; the file stays, under a name that is not looked at.
@@ -208,7 +221,7 @@ mod tests {
         }
         all.sort_unstable();
         assert_eq!(names(&store).0, all);
-        store.remove(&VolumeName::new("a").unwrap()).unwrap();
+        store.unlink(&VolumeName::new("a").unwrap()).unwrap();
         assert_eq!(names(&store).0.len(), 4);
     }
 
