@@ -177,11 +177,15 @@ impl Mounter {
         volume: &str,
         limits: &Limits,
     ) -> Result<Mounted, Error> {
-        let Some(mounted) = self.top(volume).await? else {
-            return self.mount_fresh(backend, volume, limits).await;
+        let (target, token) = (self.layout.target(volume), new_token());
+        let Some(mounted) = self.begin_unless_mounted(volume, &token).await? else {
+            let outcome = self.run_attempt(backend, volume, &target, &token, limits).await;
+            if outcome.is_err() {
+                self.remove_target(&target).await;
+            }
+            return outcome;
         };
         let limit = PROBE.min(limits.deadline.saturating_duration_since(Instant::now()) / 2);
-        let target = self.layout.target(volume);
         match probe::probe(std::slice::from_ref(&target), limit).await.get(&target) {
             Some(Liveness::Alive) => Ok(mounted),
             Some(Liveness::Dead(errno)) => {
@@ -263,19 +267,33 @@ impl Mounter {
         limits: &Limits,
     ) -> Result<Mounted, Error> {
         let token = new_token();
-        self.begin_attempt(volume, place, &token).await?;
+        let (attempts, name, bare, noted) =
+            (self.layout.attempts(), volume.to_owned(), place.to_owned(), token.clone());
+        blocking(move || begin_attempt(&attempts, &name, &bare, &noted)).await?;
+        self.run_attempt(backend, volume, place, &token, limits).await
+    }
+
+    /// The rest of [`Self::attempt`], once its beginning was noted under `token`.
+    async fn run_attempt(
+        &self,
+        backend: &dyn Backend,
+        volume: &str,
+        place: &Path,
+        token: &str,
+        limits: &Limits,
+    ) -> Result<Mounted, Error> {
         let (target, log) = (self.layout.target(volume), self.layout.log(volume));
         let run = Run {
             volume,
             target: &target,
             log: &log,
-            token: &token,
+            token,
             deadline: limits.deadline,
             cancel: &limits.cancel,
             stays: true,
         };
         let outcome = backend.mount(&run, place).await;
-        let outcome = match self.wait_for_filesystem(place, outcome.is_ok()).await {
+        let outcome = match self.wait_for_filesystem(volume, place, outcome.is_ok()).await {
             Ok(Some(mounted)) => {
                 if let Err(error) = outcome {
                     log::warn!(VOLUME = volume, OPERATION = "mount"; "mounted, although its command failed: {error}");
@@ -289,47 +307,55 @@ impl Mounter {
             Err(error) => Err(error),
         };
         if outcome.is_err() {
-            helper::end_processes(ATTEMPT_VARIABLE, &[&token], Duration::from_millis(500)).await;
+            helper::end_processes(ATTEMPT_VARIABLE, &[token], Duration::from_millis(500)).await;
             // The limits of the attempt are used up; taking it back has its own.
             self.detach_all(place, &taking_back()).await?;
+            self.end_attempt(volume).await;
         }
-        self.end_attempt(volume).await;
         outcome
     }
 
-    async fn begin_attempt(&self, volume: &str, place: &Path, token: &str) -> Result<(), Error> {
-        let (attempts, volume, place, token) =
-            (self.layout.attempts(), volume.to_owned(), place.to_owned(), token.to_owned());
-        blocking(move || {
-            durable::replace_volatile(&attempts, &volume, token.as_bytes())
-                .map_err(|error| Error::io("note an attempt in", &attempts, error))?;
-            target::prepare(&place).map_err(|error| {
-                _ = durable::remove_if_there(&attempts.join(&volume));
-                Error::io("make the mount point", &place, error)
-            })
+    /// Begin an attempt at the volume's mount point, if nothing is mounted there; else what is.
+    async fn begin_unless_mounted(&self, volume: &str, token: &str) -> Result<Option<Mounted>, Error> {
+        let (base, attempts, target) =
+            (self.layout.base().to_owned(), self.layout.attempts(), self.layout.target(volume));
+        let (volume, token) = (volume.to_owned(), token.to_owned());
+        blocking(move || match top_of(&read_table(&base)?, &target)? {
+            Some(mounted) => Ok(Some(mounted)),
+            None => begin_attempt(&attempts, &volume, &target, &token).map(|()| None),
         })
         .await
     }
 
     async fn end_attempt(&self, volume: &str) {
-        let path = self.layout.attempts().join(volume);
-        if let Err(error) = blocking(move || durable::remove_if_there(&path)).await {
-            log::warn!(VOLUME = volume; "could not remove the note of an attempt: {error}");
-        }
+        let (attempts, volume) = (self.layout.attempts(), volume.to_owned());
+        blocking(move || end_attempt(&attempts, &volume)).await;
     }
 
     /// The FUSE filesystem that is topmost at `place`; where a program said that it mounted one, it has a moment to appear.
-    async fn wait_for_filesystem(&self, place: &Path, promised: bool) -> Result<Option<Mounted>, Error> {
+    /// Ends the attempt once it is there.
+    async fn wait_for_filesystem(
+        &self,
+        volume: &str,
+        place: &Path,
+        promised: bool,
+    ) -> Result<Option<Mounted>, Error> {
         let deadline = Instant::now() + APPEARANCE;
         loop {
-            let table = self.table().await?;
-            match stack(&table, place).last() {
-                Some(entry) if entry.is_fuse() => return Ok(Some(Mounted::from(*entry))),
-                Some(entry) => {
-                    return Err(Error::NotFuse { target: place.to_owned(), fs_type: entry.fs_type.clone() });
+            let (base, attempts, place, volume) =
+                (self.layout.base().to_owned(), self.layout.attempts(), place.to_owned(), volume.to_owned());
+            let found = blocking(move || {
+                let found = top_of(&read_table(&base)?, &place)?;
+                if found.is_some() {
+                    end_attempt(&attempts, &volume);
                 }
-                None if !promised || Instant::now() >= deadline => return Ok(None),
-                None => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok::<_, Error>(found)
+            });
+            match found.await? {
+                None if promised && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                found => return Ok(found),
             }
         }
     }
@@ -362,9 +388,11 @@ impl Mounter {
         };
         let mut backend = backend;
         let mut last = None;
-        while let Some(top) = self.top(volume).await? {
+        let mut found = self.top_or_tidy(volume).await?;
+        while let Some(top) = found {
             let outcome = self.try_unmount(backend, volume, &target, limits).await;
-            if self.top(volume).await?.is_none_or(|now| now.id != top.id) {
+            found = self.top_or_tidy(volume).await?;
+            if found.as_ref().is_none_or(|now| now.id != top.id) {
                 last = Some(top);
                 continue;
             }
@@ -372,10 +400,8 @@ impl Mounter {
             match probe::probe(std::slice::from_ref(&target), limit).await.get(&target) {
                 Some(Liveness::Dead(_)) => self.detach_one(&target, limits).await?,
                 Some(Liveness::Unresponsive) | None => {
-                    if started.elapsed() >= patience && self.give_up(volume, &top).await? {
-                        continue;
-                    }
-                    if Instant::now() >= limits.deadline {
+                    let given_up = started.elapsed() >= patience && self.give_up(volume, &top).await?;
+                    if !given_up && Instant::now() >= limits.deadline {
                         let helper = self.helpers().await.get(volume).copied();
                         return Err(Error::Unresponsive { target, helper, limit: started.elapsed() });
                     }
@@ -391,10 +417,8 @@ impl Mounter {
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
             }
+            found = self.top_or_tidy(volume).await?;
         }
-        self.remove_target(&target).await;
-        let logs = [self.layout.log(volume), self.layout.unmount_log(volume)];
-        blocking(move || logs.iter().for_each(|log| _ = durable::remove_if_there(log))).await;
         Ok(last)
     }
 
@@ -422,6 +446,21 @@ impl Mounter {
             true
         });
         Ok(())
+    }
+
+    /// What is mounted for a volume; nothing: its bare directory and its logs are removed.
+    async fn top_or_tidy(&self, volume: &str) -> Result<Option<Mounted>, Error> {
+        let (base, target) = (self.layout.base().to_owned(), self.layout.target(volume));
+        let logs = [self.layout.log(volume), self.layout.unmount_log(volume)];
+        blocking(move || {
+            let found = top_of(&read_table(&base)?, &target)?;
+            if found.is_none() {
+                remove_target(&target);
+                logs.iter().for_each(|log| _ = durable::remove_if_there(log));
+            }
+            Ok(found)
+        })
+        .await
     }
 
     async fn try_unmount(
@@ -508,10 +547,8 @@ impl Mounter {
 
     /// Remove the bare directory; one that can't be removed is worth a warning, no more.
     async fn remove_target(&self, place: &Path) {
-        let path = place.to_owned();
-        if let Err(error) = blocking(move || target::remove(&path)).await {
-            log::warn!("could not remove the mount point {}: {error}", place.display());
-        }
+        let place = place.to_owned();
+        blocking(move || remove_target(&place)).await;
     }
 
     /// Clean up what a daemon left that was killed: mounts that were under way, staging mounts, empty directories.
@@ -568,19 +605,47 @@ impl Mounter {
     }
 
     async fn top(&self, volume: &str) -> Result<Option<Mounted>, Error> {
-        let target = self.layout.target(volume);
-        let table = self.table().await?;
-        match stack(&table, &target).last() {
-            Some(entry) if entry.is_fuse() => Ok(Some(Mounted::from(*entry))),
-            Some(entry) => Err(Error::NotFuse { target, fs_type: entry.fs_type.clone() }),
-            None => Ok(None),
-        }
+        top_of(&self.table().await?, &self.layout.target(volume))
     }
 
     async fn table(&self) -> Result<Vec<Entry>, Error> {
         let base = self.layout.base().to_owned();
-        let table = blocking(move || mountinfo::under(&base)).await;
-        table.map_err(|error| Error::io("read", Path::new("/proc/self/mountinfo"), error))
+        blocking(move || read_table(&base)).await
+    }
+}
+
+fn read_table(base: &Path) -> Result<Vec<Entry>, Error> {
+    mountinfo::under(base).map_err(|error| Error::io("read", Path::new("/proc/self/mountinfo"), error))
+}
+
+fn top_of(table: &[Entry], place: &Path) -> Result<Option<Mounted>, Error> {
+    match stack(table, place).last() {
+        Some(entry) if entry.is_fuse() => Ok(Some(Mounted::from(*entry))),
+        Some(entry) => Err(Error::NotFuse { target: place.to_owned(), fs_type: entry.fs_type.clone() }),
+        None => Ok(None),
+    }
+}
+
+/// Note that a mount is under way, and make its bare directory; neither is left when one fails.
+fn begin_attempt(attempts: &Path, volume: &str, place: &Path, token: &str) -> Result<(), Error> {
+    durable::replace_volatile(attempts, volume, token.as_bytes())
+        .map_err(|error| Error::io("note an attempt in", attempts, error))?;
+    target::prepare(place).map_err(|error| {
+        _ = target::remove(place);
+        end_attempt(attempts, volume);
+        Error::io("make the mount point", place, error)
+    })
+}
+
+fn end_attempt(attempts: &Path, volume: &str) {
+    if let Err(error) = durable::remove_if_there(&attempts.join(volume)) {
+        log::warn!(VOLUME = volume; "could not remove the note of an attempt: {error}");
+    }
+}
+
+fn remove_target(place: &Path) {
+    if let Err(error) = target::remove(place) {
+        log::warn!("could not remove the mount point {}: {error}", place.display());
     }
 }
 

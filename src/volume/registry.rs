@@ -30,6 +30,8 @@ use crate::sys::{blocking, process};
 const PODMAN_LIMIT: Duration = Duration::from_secs(4);
 /// Creations and removals of names that fall on different locks do not wait for each other.
 const NAME_LOCKS: usize = 512;
+/// What was done when a file of references could not be written.
+const SAVE_REFERENCES: &str = "save who uses it in";
 
 /// Where volumes are kept, and how patient the registry is.
 #[derive(Clone, Debug)]
@@ -483,13 +485,16 @@ impl Registry {
             }
             self.unmount_entered(volume, kind, gate, limits).await?;
         }
-        self.save_references(volume, gate).await?;
-        let (store, gone) = (self.store.clone(), name.clone());
-        let removed = match blocking(move || store.unlink(&gone)).await {
-            Ok(()) => self.store.sync().await,
-            Err(error) => Err(error),
-        };
-        removed.map_err(|error| save_error(name, "remove", &self.store.path(name), error))
+        let (store, dir, boot) = (self.store.clone(), self.mounter.layout().references(), self.boot.clone());
+        let (gone, references) = (name.clone(), gate.references.clone());
+        let unlinked = blocking(move || {
+            let at = dir.join(gone.as_str());
+            let saved = references.save(&dir, &gone, &boot);
+            saved.map_err(|error| save_error(&gone, SAVE_REFERENCES, &at, error))?;
+            store.unlink(&gone).map_err(|error| save_error(&gone, "remove", &store.path(&gone), error))
+        });
+        unlinked.await?;
+        self.store.sync().await.map_err(|error| save_error(name, "remove", &self.store.path(name), error))
     }
 
     /// Mount a volume for `id`, or count one more use of it. Returns the mount point.
@@ -540,17 +545,18 @@ impl Registry {
                 self.unmount_entered(volume, kind, gate, &limits).await?;
             }
             saved?;
+            self.republish(volume, gate).await;
             log::warn!(
                 VOLUME = volume.name.as_str(), OPERATION = "mount", REQUEST_ID = caller.request;
                 "the engine hung up before it was mounted: taken back"
             );
         } else {
+            self.publish_seen_now(volume, gate, Some(&mounted));
             log::info!(
                 VOLUME = volume.name.as_str(), OPERATION = "mount", REQUEST_ID = caller.request;
                 "mounted {} for {id} in {:.0?}; {} in all", mounted.fs_type, started.elapsed(), gate.references
             );
         }
-        self.republish(volume, gate).await;
         self.wake.notify_one();
         Ok(())
     }
@@ -709,7 +715,10 @@ impl Registry {
     ) -> Result<(), Error> {
         volume.publish(Condition::Unmounting, &gate.references);
         let outcome = self.mounter.unmount(backend(kind), volume.name.as_str(), limits).await;
-        self.republish(volume, gate).await;
+        match &outcome {
+            Ok(_) => self.publish_seen_now(volume, gate, None),
+            Err(_) => self.republish(volume, gate).await,
+        }
         let last = outcome.map_err(|error| volume.failed("unmount", &error))?;
         if let (Some(last), Ok(mut departed)) = (last, self.departed.lock()) {
             departed.insert(volume.name.to_string(), last);
@@ -726,6 +735,13 @@ impl Registry {
             Err(error) => Condition::Broken { reason: error.to_string(), mounted: true },
         };
         volume.publish(condition, &gate.references);
+    }
+
+    /// Publish what the mount table said a moment ago, to whoever holds the gate.
+    fn publish_seen_now(&self, volume: &Volume, gate: &Gate, mounted: Option<&Mounted>) {
+        volume.changes.fetch_add(1, Ordering::Relaxed);
+        volume.publish(volume.status().condition.clone(), &gate.references);
+        volume.publish(self.observed(volume, mounted), &gate.references);
     }
 
     async fn current(&self, volume: &Volume, doing: &'static str) -> Result<Option<Mounted>, Error> {
@@ -745,7 +761,7 @@ impl Registry {
         let (name, references) = (volume.name.clone(), gate.references.clone());
         let at = dir.join(name.as_str());
         let saved = blocking(move || references.save(&dir, &name, &boot)).await;
-        saved.map_err(|error| save_error(&volume.name, "save who uses it in", &at, error))
+        saved.map_err(|error| save_error(&volume.name, SAVE_REFERENCES, &at, error))
     }
 
     pub(super) fn limits(&self, limit: Duration) -> Limits {
