@@ -9,6 +9,7 @@ pub mod mountinfo;
 pub mod namespaces;
 pub mod process;
 pub mod program;
+pub mod spawn;
 pub mod systemd;
 
 /// Run `work` on the blocking pool.

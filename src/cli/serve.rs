@@ -75,6 +75,8 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let level = args.log_level;
     let settings = settings(args)?;
     logging::start(level).context("could not start logging")?;
+    // Helpers start where the daemon is, and must keep nobody's filesystem busy. Nothing relative is left in the settings.
+    std::env::set_current_dir("/").context("could not go to /")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(64)
@@ -91,6 +93,7 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 fn settings(args: ServeArgs) -> anyhow::Result<Settings> {
     let endpoints = endpoints(&args)?;
     let (state, import) = state_and_import(&args.mntdb);
+    let import = import.map(std::path::absolute).transpose().context("could not resolve --mntdb")?;
     for dir in [&state, &args.mntpt] {
         if !dir.is_absolute() {
             bail!("{} is a relative path; give --mntpt and --mntdb paths that start with /", dir.display());
@@ -120,6 +123,7 @@ fn endpoints(args: &ServeArgs) -> anyhow::Result<Endpoints> {
     };
     let unix = args.sock.clone().filter(|path| !path.as_os_str().is_empty());
     let unix = if unix.is_none() && tcp.is_empty() { Some(PathBuf::from(DEFAULT_SOCKET)) } else { unix };
+    let unix = unix.map(std::path::absolute).transpose().context("could not resolve --sock")?;
     Ok(Endpoints { systemd: false, unix, tcp })
 }
 

@@ -1,19 +1,20 @@
 //! Helper programs: `mount`, `umount` and what they start.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
-use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessSession};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use crate::sys::spawn::Child;
 use crate::sys::{blocking, process, program, systemd};
 
 /// Set for each helper, and inherited by what it starts: the volume's name.
@@ -85,14 +86,14 @@ impl Run<'_> {
         }
         let started = Instant::now();
         let mut child =
-            self.spawn(&words, log).map_err(|error| Error::Start { program: program.clone(), error })?;
-        let pid = child.id();
+            self.spawn(&words, &log).map_err(|error| Error::Start { program: program.clone(), error })?;
+        let pid = child.pid;
         let status = tokio::select! {
             status = timeout_at(self.deadline, child.wait()) => status.ok(),
             () = self.cancel.cancelled() => None,
         };
         match status {
-            Some(Ok(status)) if status.success() => Ok(()),
+            Some(Ok(WaitStatus::Exited(_, 0))) => Ok(()),
             Some(Ok(status)) => {
                 Err(Error::Failed { program, status: describe(status), words: last_words(self.log).await })
             }
@@ -100,7 +101,7 @@ impl Run<'_> {
             None => {
                 let words = last_words(self.log).await;
                 self.kill(pid).await;
-                // Reaps it; what can't be killed yet is reaped by the runtime later.
+                // What can't be killed yet is reaped later, without us.
                 _ = tokio::time::timeout(Duration::from_millis(200), child.wait()).await;
                 if self.cancel.is_cancelled() {
                     return Err(Error::Cancelled { program });
@@ -130,39 +131,29 @@ impl Run<'_> {
         words
     }
 
-    fn spawn(&self, words: &[String], log: File) -> io::Result<Box<dyn ChildWrapper>> {
+    fn spawn(&self, words: &[String], log: &File) -> io::Result<Child> {
         let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         // Looked up here, since exec would search this process's own PATH.
         let path = program::find(program).ok_or(io::ErrorKind::NotFound)?;
-        let output = log.try_clone()?;
-        let mut command = CommandWrap::with_new(path, |command| {
-            for name in PRIVATE_VARIABLES {
-                command.env_remove(name);
-            }
-            command
-                .args(arguments)
-                .current_dir("/")
-                .env("PATH", program::search_path())
-                .env(VOLUME_VARIABLE, self.volume)
-                .env(MOUNTPOINT_VARIABLE, self.target)
-                .env(ATTEMPT_VARIABLE, self.token)
-                .stdin(Stdio::null())
-                .stdout(output)
-                .stderr(log);
-        });
-        // A session of its own: no terminal's signals, and the whole group can be ended at once.
-        command.wrap(ProcessSession);
-        command.spawn()
+        let own: [(&str, OsString); 4] = [
+            ("PATH", program::search_path().into()),
+            (VOLUME_VARIABLE, self.volume.into()),
+            (MOUNTPOINT_VARIABLE, self.target.into()),
+            (ATTEMPT_VARIABLE, self.token.into()),
+        ];
+        let replaced = |name: &OsString| {
+            PRIVATE_VARIABLES.iter().chain(own.iter().map(|(name, _)| name)).any(|other| name == other)
+        };
+        let mut environment: Vec<(OsString, OsString)> =
+            std::env::vars_os().filter(|(name, _)| !replaced(name)).collect();
+        environment.extend(own.iter().map(|(name, value)| ((*name).into(), value.clone())));
+        Child::start(&path, arguments, environment, log)
     }
 
-    async fn kill(&self, pid: Option<u32>) {
-        if let Some(group) = pid.and_then(|pid| i32::try_from(pid).ok()) {
-            _ = killpg(Pid::from_raw(group), Signal::SIGTERM);
-        }
+    async fn kill(&self, group: Pid) {
+        _ = killpg(group, Signal::SIGTERM);
         end_processes(ATTEMPT_VARIABLE, &[self.token], TERMINATION).await;
-        if let Some(group) = pid.and_then(|pid| i32::try_from(pid).ok()) {
-            _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-        }
+        _ = killpg(group, Signal::SIGKILL);
     }
 }
 
@@ -228,13 +219,11 @@ fn summarise(text: &str) -> String {
     clean
 }
 
-fn describe(status: ExitStatus) -> String {
-    use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => Signal::try_from(signal)
-            .map_or_else(|_| format!("signal {signal}"), |signal| format!("killed by {signal}")),
-        (None, None) => "ended".to_owned(),
+fn describe(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => format!("exit status {code}"),
+        WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
+        _ => "ended".to_owned(),
     }
 }
 
