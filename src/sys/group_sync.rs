@@ -77,7 +77,10 @@ impl Shared {
             // once: all of them must get it, for a second fsync would succeed.
             let outcome = durable::sync_dir(&self.dir);
             for done in waiting {
-                _ = done.send(outcome.as_ref().map(|()| ()).map_err(same));
+                _ = done.send(match &outcome {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(same(error)),
+                });
             }
         }
     }
