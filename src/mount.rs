@@ -393,9 +393,14 @@ impl Mounter {
             }
         }
         self.remove_target(&target).await;
+        self.remove_logs(volume).await;
+        Ok(last)
+    }
+
+    /// Remove what the volume's helpers said; a mount that failed leaves it too.
+    pub async fn remove_logs(&self, volume: &str) {
         let logs = [self.layout.log(volume), self.layout.unmount_log(volume)];
         blocking(move || logs.iter().for_each(|log| _ = durable::remove_if_there(log))).await;
-        Ok(last)
     }
 
     /// Look after the helpers of filesystems that were unmounted: those in `departed`, by volume. One that works on may be

@@ -461,6 +461,7 @@ impl Registry {
             }
             self.unmount_entered(volume, kind, gate, limits).await?;
         }
+        self.mounter.remove_logs(name.as_str()).await;
         self.save_references(volume, gate).await?;
         let (store, gone) = (self.store.clone(), name.clone());
         let removed = blocking(move || store.remove(&gone)).await;
