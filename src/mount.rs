@@ -451,7 +451,7 @@ impl Mounter {
     /// What is mounted for a volume; nothing: its bare directory and its logs are removed.
     async fn top_or_tidy(&self, volume: &str) -> Result<Option<Mounted>, Error> {
         let (base, target) = (self.layout.base().to_owned(), self.layout.target(volume));
-        let logs = [self.layout.log(volume), self.layout.unmount_log(volume)];
+        let logs = self.layout.logs(volume);
         blocking(move || {
             let found = top_of(&read_table(&base)?, &target)?;
             if found.is_none() {

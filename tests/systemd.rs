@@ -76,6 +76,11 @@ fn docker_alone_starts_the_service_and_the_journal_tells_each_volumes_story() {
     assert!(said.contains("beta") && said.contains("No such file"), "{said}");
     host.run(&["docker", "volume", "create", "-d", "easyfuse", "-o", "devise=x", "gamma"]).err();
     host.sh("docker volume rm alpha beta");
+    assert_eq!(
+        host.sh("cd /run/easyfuse/mntpt && find . -type f -not -name lock"),
+        "",
+        "a failed mount leaves nothing"
+    );
     host.sh("easyfuse doctor");
 
     assert_eq!(told(&host, "alpha"), ["create", "mount", "unmount", "remove"]);

@@ -89,6 +89,12 @@ impl Layout {
         self.private("unmount-log").join(volume)
     }
 
+    /// All that was said for the volume.
+    #[must_use]
+    pub fn logs(&self, volume: &str) -> [PathBuf; 2] {
+        [self.log(volume), self.unmount_log(volume)]
+    }
+
     /// The directory of references, one file a volume.
     #[must_use]
     pub fn references(&self) -> PathBuf {

@@ -24,7 +24,7 @@ use super::references::{Engine, Reference, References, Released};
 use super::store::{Loaded, Store};
 use super::view::{Condition, LastError, Status, View};
 use crate::mount::{self, Backend, Layout, Limits, Mounted, Mounter};
-use crate::sys::{blocking, process};
+use crate::sys::{blocking, durable, process};
 
 /// Podman waits 5 s for an answer; it gets one before.
 const PODMAN_LIMIT: Duration = Duration::from_secs(4);
@@ -487,7 +487,10 @@ impl Registry {
         }
         let (store, dir, boot) = (self.store.clone(), self.mounter.layout().references(), self.boot.clone());
         let (gone, references) = (name.clone(), gate.references.clone());
+        // A mount that failed leaves its words.
+        let logs = self.mounter.layout().logs(name.as_str());
         let unlinked = blocking(move || {
+            logs.iter().for_each(|log| _ = durable::remove_if_there(log));
             let at = dir.join(gone.as_str());
             let saved = references.save(&dir, &gone, &boot);
             saved.map_err(|error| save_error(&gone, SAVE_REFERENCES, &at, error))?;
