@@ -1,0 +1,201 @@
+//! Unmounting, without losing what somebody still uses.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::helper::{MOUNTPOINT_VARIABLE, Run};
+use super::{
+    Backend, Error, Limits, Liveness, Mounted, Mounter, PROBE, command, helper, new_token, probe, read_table,
+    target, top_of,
+};
+use crate::sys::mountinfo::stack;
+use crate::sys::{blocking, durable, process};
+
+/// How long one try to unmount may take.
+const UNMOUNT_TRY: Duration = Duration::from_secs(5);
+
+impl Mounter {
+    /// Unmount the volume, whatever is stacked at its mount point, and remove the directory.
+    ///
+    /// A busy filesystem is tried again until the deadline and never forced. One that is dead is detached. One that does not
+    /// answer for half of the time, and that nobody holds, is given up: its connection is aborted.
+    ///
+    /// Returns what was unmounted last.
+    ///
+    /// # Errors
+    /// What is still mounted, and why.
+    pub async fn unmount(
+        &self,
+        backend: &dyn Backend,
+        volume: &str,
+        limits: &Limits,
+    ) -> Result<Option<Mounted>, Error> {
+        let target = self.layout.target(volume);
+        let started = Instant::now();
+        let patience = limits.deadline.saturating_duration_since(started) / 2;
+        let mut pause = Duration::from_millis(50);
+        let fallback = command::Spec {
+            device: String::new(),
+            opts: String::new(),
+            driver: String::new(),
+            mount_command: None,
+            unmount_command: None,
+        };
+        let mut backend = backend;
+        let mut last = None;
+        let mut found = self.top_or_tidy(volume).await?;
+        while let Some(top) = found {
+            let outcome = self.try_unmount(backend, volume, &target, limits).await;
+            found = self.top_or_tidy(volume).await?;
+            if found.as_ref().is_none_or(|now| now.id != top.id) {
+                last = Some(top);
+                continue;
+            }
+            let limit = PROBE.min(patience.max(Duration::from_millis(500)));
+            match probe::probe(std::slice::from_ref(&target), limit).await.get(&target) {
+                Some(Liveness::Dead(_)) => self.detach_one(&target, limits).await?,
+                Some(Liveness::Unresponsive) | None => {
+                    let given_up = started.elapsed() >= patience && self.give_up(volume, &top).await?;
+                    if !given_up && Instant::now() >= limits.deadline {
+                        let helper = self.helpers().await.get(volume).copied();
+                        return Err(Error::Unresponsive { target, helper, limit: started.elapsed() });
+                    }
+                }
+                Some(Liveness::Alive) => {
+                    if Instant::now() + pause >= limits.deadline || limits.cancel.is_cancelled() {
+                        let words = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+                        return Err(Error::Busy { target, words });
+                    }
+                    // A command of the user's own that does not do it: umount(8) may.
+                    backend = &fallback;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+            }
+            found = self.top_or_tidy(volume).await?;
+        }
+        Ok(last)
+    }
+
+    /// Look after the helpers of filesystems that were unmounted: those in `departed`, by volume. One that works on may be
+    /// writing back what it has cached, and is left alone. One that was stopped never will, and is killed, unless a container
+    /// still has its filesystem. What is done with is taken out of `departed`.
+    ///
+    /// # Errors
+    /// When `/proc` can't be read.
+    pub async fn see_off(&self, departed: &mut HashMap<String, Mounted>) -> Result<(), Error> {
+        let processes = blocking(|| process::with_variable(MOUNTPOINT_VARIABLE)).await;
+        let processes =
+            processes.map_err(|error| Error::io("look for helpers in", Path::new("/proc"), error))?;
+        let of = |volume: &str| {
+            let target = self.layout.target(volume);
+            processes.iter().find(move |process| process.serves_fuse && Path::new(&process.value) == target)
+        };
+        let (mounted, held) = (self.survey().await?, self.held(departed).await?);
+        departed.retain(|volume, _| {
+            let Some(helper) = of(volume).filter(|_| !mounted.contains_key(volume)) else { return false };
+            if helper.stopped && !held.contains(volume) {
+                log::warn!(VOLUME = volume; "its helper, process {}, was stopped and serves nothing: killed", helper.pid);
+                helper::kill_now(helper.pid);
+            }
+            true
+        });
+        Ok(())
+    }
+
+    /// What is mounted for a volume; nothing: its bare directory and its logs are removed.
+    async fn top_or_tidy(&self, volume: &str) -> Result<Option<Mounted>, Error> {
+        let (base, target) = (self.layout.base().to_owned(), self.layout.target(volume));
+        let logs = self.layout.logs(volume);
+        blocking(move || {
+            let found = top_of(&read_table(&base)?, &target)?;
+            if found.is_none() {
+                remove_target(&target);
+                logs.iter().for_each(|log| _ = durable::remove_if_there(log));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn try_unmount(
+        &self,
+        backend: &dyn Backend,
+        volume: &str,
+        target: &Path,
+        limits: &Limits,
+    ) -> Result<(), Error> {
+        let token = new_token();
+        let log = self.layout.unmount_log(volume);
+        let deadline = limits.deadline.min(Instant::now() + UNMOUNT_TRY).max(Instant::now() + PROBE / 8);
+        let run =
+            Run { volume, target, log: &log, token: &token, deadline, cancel: &limits.cancel, stays: false };
+        backend.unmount(&run, target).await
+    }
+
+    /// Abort the connection of a filesystem that does not answer, unless somebody else holds it. Its helper ends by that, or
+    /// is killed. Returns whether it was done.
+    async fn give_up(&self, volume: &str, mounted: &Mounted) -> Result<bool, Error> {
+        if !self.held(&HashMap::from([(volume.to_owned(), mounted.clone())])).await?.is_empty() {
+            return Ok(false);
+        }
+        log::warn!(
+            VOLUME = volume, OPERATION = "unmount";
+            "its filesystem does not answer and nobody holds it: aborting its connection and ending its helper"
+        );
+        let abort = format!("/sys/fs/fuse/connections/{}/abort", mounted.device.minor);
+        let aborted = blocking(move || std::fs::write(abort, "1")).await;
+        if let Err(error) = aborted {
+            log::debug!(VOLUME = volume; "no abort through /sys/fs/fuse/connections ({error}): its helper is killed");
+        }
+        let target = self.layout.target(volume).to_string_lossy().into_owned();
+        helper::end_processes(MOUNTPOINT_VARIABLE, &[&target], Duration::from_millis(500)).await;
+        Ok(true)
+    }
+
+    /// Detach all mounts at `place`, without a question.
+    pub(super) async fn detach_all(&self, place: &Path, limits: &Limits) -> Result<(), Error> {
+        while !stack(&self.table().await?, place).is_empty() {
+            self.detach_one(place, limits).await?;
+        }
+        Ok(())
+    }
+
+    /// Detach the topmost mount at `place`. In a child process, since the last one to let go of a filesystem may have to wait
+    /// for its helper.
+    async fn detach_one(&self, place: &Path, limits: &Limits) -> Result<(), Error> {
+        let words =
+            vec!["umount".to_owned(), "-c".to_owned(), "-l".to_owned(), place.to_string_lossy().into_owned()];
+        let (log, token) = (self.layout.unmount_log(".detach"), new_token());
+        let deadline = limits.deadline.max(Instant::now() + Duration::from_secs(2));
+        let cancel = CancellationToken::new();
+        let before = stack(&self.table().await?, place).len();
+        let run = Run {
+            volume: "",
+            target: place,
+            log: &log,
+            token: &token,
+            deadline,
+            cancel: &cancel,
+            stays: false,
+        };
+        let outcome = run.run(&words).await;
+        if stack(&self.table().await?, place).len() < before { Ok(()) } else { outcome }
+    }
+
+    /// Remove the bare directory; one that can't be removed is worth a warning, no more.
+    pub(super) async fn remove_target(&self, place: &Path) {
+        let place = place.to_owned();
+        blocking(move || remove_target(&place)).await;
+    }
+}
+
+fn remove_target(place: &Path) {
+    if let Err(error) = target::remove(place) {
+        log::warn!("could not remove the mount point {}: {error}", place.display());
+    }
+}
