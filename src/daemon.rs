@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +34,8 @@ pub struct Endpoints {
     pub tcp: Vec<SocketAddr>,
 }
 
+/// How long another daemon's locks are waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How soon records that could not be read are tried again.
 const LOAD_AGAIN: Duration = Duration::from_secs(2);
 
@@ -68,7 +71,7 @@ pub enum Error {
 pub async fn run(settings: Settings) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
-    let registry = Arc::new(Registry::open(settings.volumes)?);
+    let registry = Arc::new(open(&settings.volumes).await?);
     let sockets = sockets::open(&settings.endpoints).await.map_err(Error::Listen)?;
 
     let stop = CancellationToken::new();
@@ -109,6 +112,20 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     loader.abort();
     log::info!("stopped; mounts stay as they are");
     Ok(())
+}
+
+/// Open the registry. What another daemon has is tried again for a moment: a process that a killed one was just starting
+/// has its locks until it runs its own program.
+async fn open(config: &Config) -> Result<Registry, OpenError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Registry::open(config.clone()) {
+            Err(error) if error.is_busy() && Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_PATIENCE / 20).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Load the records, tell systemd, and look after the volumes from then on.

@@ -12,6 +12,7 @@ mod secrets;
 mod shutdown;
 pub(crate) mod states;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -27,17 +28,15 @@ fn state(daemon: &Plugin, name: &str) -> String {
     daemon.get(name).unwrap()["Status"]["state"].as_str().unwrap().to_owned()
 }
 
-/// How often each ID is shown to use a volume.
+/// How often each ID is shown to use a volume, by whatever engine.
 #[track_caller]
 fn uses(daemon: &Plugin, name: &str) -> Vec<(String, u64)> {
     let volume = daemon.get(name).unwrap();
-    let held = volume["Status"]["references"].as_array().unwrap();
-    let mut uses: Vec<_> = held
-        .iter()
-        .map(|held| (held["id"].as_str().unwrap().to_owned(), held["count"].as_u64().unwrap()))
-        .collect();
-    uses.sort();
-    uses
+    let mut uses = BTreeMap::new();
+    for held in volume["Status"]["references"].as_array().unwrap() {
+        *uses.entry(held["id"].as_str().unwrap().to_owned()).or_default() += held["count"].as_u64().unwrap();
+    }
+    uses.into_iter().collect()
 }
 
 /// Sends a request and leaves it at that; the connection has to be kept, or the daemon takes it for a hang-up.

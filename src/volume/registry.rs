@@ -791,6 +791,14 @@ pub struct OpenError {
     error: std::io::Error,
 }
 
+impl OpenError {
+    /// Whether another daemon has it.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.error.kind() == std::io::ErrorKind::ResourceBusy
+    }
+}
+
 /// Enter a volume's lock, or say who has it when there is no more time.
 async fn enter<'a>(volume: &'a Volume, limits: &Limits) -> Result<MutexGuard<'a, Gate>, Error> {
     let started = Instant::now();
