@@ -77,14 +77,20 @@ struct Connection {
 /// Run the command line. The exit status is 0, 1 for a failure, or 2 for a usage error.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli.command) {
-        Ok(code) => code,
-        Err(error) => {
-            _ = writeln!(std::io::stderr(), "easyfuse: {error:#}");
-            ExitCode::FAILURE
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        Err(usage) if usage.use_stderr() && serve::has_systemds_sockets() => {
+            serve::wait_for_mending(&usage.into())
         }
-    }
+        Err(usage) => {
+            _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        _ = writeln!(std::io::stderr(), "easyfuse: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,7 @@
 //! What a volume is: its name, its options, its record on disk, who uses it, and how it lives.
 
+mod create;
+mod entry;
 mod error;
 mod legacy;
 mod name;
@@ -10,6 +12,7 @@ mod registry;
 mod secrets;
 mod store;
 mod sweep;
+mod uses;
 mod view;
 
 pub use self::error::Error;

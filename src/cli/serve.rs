@@ -73,7 +73,29 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let level = args.log_level;
-    let settings = settings(args)?;
+    let settings = match settings(args) {
+        Err(error) if has_systemds_sockets() => return wait_for_mending(&error),
+        other => other?,
+    };
+    start(level, daemon::run(settings))
+}
+
+/// Whether systemd has connections for this process, so that an engine may be waiting for an answer.
+pub(super) fn has_systemds_sockets() -> bool {
+    std::env::var_os("LISTEN_FDS").is_some()
+        && std::env::args().any(|word| word == "--systemd" || word == "-S")
+}
+
+/// Settings that make no sense must not hang dockerd, which waits for its first answer for ever.
+pub(super) fn wait_for_mending(error: &anyhow::Error) -> anyhow::Result<ExitCode> {
+    let reason = format!("{error:#}").lines().next().unwrap_or_default().to_owned();
+    start(log::LevelFilter::Info, daemon::wait_for_mending(reason))
+}
+
+fn start(
+    level: log::LevelFilter,
+    daemon: impl Future<Output = Result<(), daemon::Error>>,
+) -> anyhow::Result<ExitCode> {
     logging::start(level).context("could not start logging")?;
     // Helpers start where the daemon is, and must keep nobody's filesystem busy. Nothing relative is left in the settings.
     std::env::set_current_dir("/").context("could not go to /")?;
@@ -84,7 +106,7 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let outcome = runtime.block_on(daemon::run(settings));
+    let outcome = runtime.block_on(daemon);
     // What still blocks must not hold up the end.
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS).map_err(Into::into)

@@ -121,18 +121,27 @@ fn uninstall(dir: &Path) -> anyhow::Result<ExitCode> {
     if present.is_empty() {
         bail!("no units of easyfuse in {}; give --path the directory they were installed to", dir.display());
     }
-    let booted = crate::sys::systemd::is_init();
-    if booted {
+    let loaded = crate::sys::systemd::is_init() && is_loaded_from(dir);
+    if loaded {
         systemctl(&["disable", "--now", "easyfuse.socket"])?;
         systemctl(&["stop", "easyfuse.service"])?;
     }
     for path in &present {
         fs::remove_file(path).with_context(|| format!("could not remove {}", path.display()))?;
     }
-    if booted {
+    if loaded {
         systemctl(&["daemon-reload"])?;
     }
     output::print_text("removed the units; volumes in /var/lib/easyfuse and what is mounted stay as they are")
+}
+
+/// Whether systemd has its easyfuse.socket from `dir`, and not from another directory whose units are to stay.
+fn is_loaded_from(dir: &Path) -> bool {
+    let show = ["show", "--property=FragmentPath", "--value", "easyfuse.socket"];
+    let output = std::process::Command::new("systemctl").args(show).output();
+    let fragment =
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    Path::new(&fragment).canonicalize().ok() == dir.join("easyfuse.socket").canonicalize().ok()
 }
 
 fn systemctl(words: &[&str]) -> anyhow::Result<()> {

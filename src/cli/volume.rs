@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Deserialize;
@@ -106,17 +107,17 @@ async fn ask(args: VolumeArgs) -> anyhow::Result<ExitCode> {
             if json { output::print_json(&found.volumes) } else { output::print_text(&table(&found.volumes)) }
         }
         VolumeCommand::Inspect { names, json } => {
-            // One look for all: with a filesystem that hangs, each takes seconds.
-            let all: Volumes = client.call("/Easyfuse.Volumes", &json!({}), LOOK).await?;
             let mut found = Vec::new();
-            for name in names {
-                match all.volumes.iter().find(|volume| volume.name == name) {
-                    Some(volume) => found.push(volume.clone()),
-                    // The daemon says what is wrong with the name.
-                    None => {
-                        let body = json!({ "Name": name });
-                        let one: Volumes = client.call("/Easyfuse.Volumes", &body, LOOK).await?;
-                        found.extend(one.volumes);
+            if let [name] = &names[..] {
+                let one: Volumes = client.call("/Easyfuse.Volumes", &json!({ "Name": name }), LOOK).await?;
+                found = one.volumes;
+            } else {
+                // One look for all: with a filesystem that hangs, each takes seconds.
+                let all: Volumes = client.call("/Easyfuse.Volumes", &json!({}), LOOK).await?;
+                for name in names {
+                    match all.volumes.iter().find(|volume| volume.name == name) {
+                        Some(volume) => found.push(volume.clone()),
+                        None => bail!("no such volume: {name}; `easyfuse volume ls` lists them"),
                     }
                 }
             }

@@ -123,7 +123,8 @@ impl Run<'_> {
         let mut words: Vec<String> = fixed.iter().map(ToString::to_string).collect();
         // At shutdown dockerd and its containers stop first: else their last writes would be lost.
         words.extend(
-            ["Before=docker.service", "After=network.target"].map(|order| format!("--property={order}")),
+            ["Before=docker.service", "Before=podman-restart.service", "After=network.target"]
+                .map(|order| format!("--property={order}")),
         );
         words.push(format!("--unit=easyfuse-{:.100}-{}", self.volume, self.token));
         words.push(format!("--description=FUSE filesystem of Docker volume {}", self.volume));

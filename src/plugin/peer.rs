@@ -22,7 +22,9 @@ impl Peer {
         let credentials = getsockopt(socket, PeerCredentials).ok();
         let pid =
             credentials.and_then(|credentials| u32::try_from(credentials.pid()).ok()).filter(|pid| *pid != 0);
-        Self { engine: pid.and_then(|pid| ProcessId::of(pid).ok()), over_tcp: false }
+        // One that has ended already is an engine that is gone, and not one that is unknown.
+        let identify = |pid| ProcessId::of(pid).unwrap_or(ProcessId { pid, start: 0 });
+        Self { engine: pid.map(identify), over_tcp: false }
     }
 
     /// The peer of a TCP socket.

@@ -14,6 +14,7 @@ use axum::routing::post;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::peer::Peer;
@@ -26,7 +27,8 @@ const BODY_TIME: Duration = Duration::from_secs(30);
 /// What all routes share.
 #[derive(Clone, Debug)]
 struct Plugin {
-    registry: Arc<Registry>,
+    /// Nothing until the records are loaded.
+    registry: watch::Receiver<Option<Arc<Registry>>>,
     /// The work that requests started, which goes on when their client hangs up.
     work: TaskTracker,
     listed: Arc<ArcSwapOption<Listed>>,
@@ -43,8 +45,9 @@ struct Listed {
 
 type Answer = Result<Bytes, String>;
 
-/// All routes, over `registry`; what they start is tracked by `work`.
-pub fn router(registry: Arc<Registry>, work: TaskTracker) -> Router {
+/// All routes, over `registry`; what they start is tracked by `work`. As long as there is no registry, requests wait for one,
+/// but for those that an engine sends first and without a time limit: they are answered at once.
+pub fn router(registry: watch::Receiver<Option<Arc<Registry>>>, work: TaskTracker) -> Router {
     let plugin = Plugin { registry, work, listed: Arc::default() };
     Router::new()
         .route("/Plugin.Activate", fixed(r#"{"Implements":["VolumeDriver"]}"#))
@@ -119,7 +122,7 @@ async fn unmount(State(plugin): State<Plugin>, request: HttpRequest) -> Response
 async fn path(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
     plugin
         .look(request, async |registry, body: Named| {
-            let view = registry.get(&required(body.name, Named::EXAMPLE)?).await.map_err(describe)?;
+            let view = registry.get(&required(body.name, Named::EXAMPLE)?).map_err(describe)?;
             json(&json!({ "Mountpoint": view.mountpoint(), "Err": "" }))
         })
         .await
@@ -128,7 +131,7 @@ async fn path(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
 async fn get(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
     plugin
         .look(request, async |registry, body: Named| {
-            let view = registry.get(&required(body.name, Named::EXAMPLE)?).await.map_err(describe)?;
+            let view = registry.get(&required(body.name, Named::EXAMPLE)?).map_err(describe)?;
             json(&VolumeAnswer { volume: wire::Volume::whole(&view), err: "" })
         })
         .await
@@ -142,7 +145,7 @@ async fn list(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
             if let Some(listed) = plugin.listed.load().as_ref().filter(|listed| listed.version == version) {
                 return Ok(listed.answer.clone());
             }
-            let views = registry.list().await.map_err(describe)?;
+            let views = registry.list();
             let volumes = views.iter().map(wire::Volume::brief).collect();
             let answer = json(&VolumesAnswer { volumes, err: "" })?;
             plugin.listed.store(Some(Arc::new(Listed { version, answer: answer.clone() })));
@@ -169,12 +172,12 @@ async fn daemon(State(plugin): State<Plugin>, request: HttpRequest) -> Response 
 async fn volumes(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
     plugin
         .change(request, |registry, body: Named, _| async move {
-            let views = registry.list().await.map_err(describe)?;
-            registry.refresh().await;
+            let views = registry.list();
+            registry.refresh(body.name.as_deref()).await;
             let views = match &body.name {
-                Some(name) => vec![registry.get(name).await.map_err(describe)?],
+                Some(name) => vec![registry.get(name).map_err(describe)?],
                 None if views.is_empty() => views,
-                None => registry.list().await.map_err(describe)?,
+                None => registry.list(),
             };
             json(&VolumesAnswer { volumes: views.iter().map(wire::Volume::whole).collect(), err: "" })
         })
@@ -228,7 +231,9 @@ impl Plugin {
             Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, error),
         };
         let mut waiting = Waiting(Some(caller.clone()));
-        let task = self.work.spawn(work(self.registry.clone(), body, caller));
+        // Waited for here, where a client that hangs up ends the request.
+        let registry = self.registry().await;
+        let task = self.work.spawn(work(registry, body, caller));
         let answer = task.await.unwrap_or_else(|error| {
             log::error!("a request ended in a panic: {error}");
             Err("internal error, see the daemon's log; please report it".to_owned())
@@ -237,14 +242,28 @@ impl Plugin {
         reply(answer)
     }
 
-    /// A request that only looks, and never waits.
+    /// The registry, as soon as there is one.
+    async fn registry(&self) -> Arc<Registry> {
+        if let Some(registry) = &*self.registry.borrow() {
+            return registry.clone();
+        }
+        let mut registry = self.registry.clone();
+        let found = registry.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+        match found {
+            Some(registry) => registry,
+            // The daemon goes down without ever having had one.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A request that only looks, and never waits but for the records.
     async fn look<B: Request>(
         &self,
         request: HttpRequest,
         work: impl AsyncFnOnce(&Registry, B) -> Answer,
     ) -> Response {
         match read(request).await.and_then(|body| B::parse(&body)) {
-            Ok(body) => reply(work(&self.registry, body).await),
+            Ok(body) => reply(work(&*self.registry().await, body).await),
             Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error),
         }
     }

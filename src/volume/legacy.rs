@@ -92,15 +92,14 @@ fn import_one(name: &str, entry: &Entry, store: &Store, references: &Path, boot:
         }
     }
     Kind::parse(&options).map_err(|error| error.to_string())?;
-    match store.create(&Record::new(name.clone(), options)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err("it exists already".to_owned());
-        }
-        other => other.map_err(|error| error.to_string())?,
+    if store.path(&name).exists() {
+        return Err("it exists already".to_owned());
     }
+    // First, so that a crash between the two is made good by the next start.
     if entry.is_mounted {
         let ids = entry.instances.iter().filter_map(|id| MountId::new(id).ok());
         References::imported(ids).save(references, &name, boot).map_err(|error| error.to_string())?;
     }
+    store.create(&Record::new(name, options)).map_err(|error| error.to_string())?;
     Ok(())
 }

@@ -37,6 +37,15 @@ pub(super) enum Loaded {
     Unreadable { name: VolumeName, reason: String, path: PathBuf },
 }
 
+impl Loaded {
+    pub(super) fn name(&self) -> &VolumeName {
+        match self {
+            Self::Volume(record, _) => &record.name,
+            Self::Unreadable { name, .. } => name,
+        }
+    }
+}
+
 impl Store {
     /// Make or open the state directory `dir`, and keep others out of it.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {

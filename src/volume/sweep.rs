@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::entry::{Gate, Volume};
 use super::name::VolumeName;
-use super::registry::{Gate, Registry, Volume, log_dropped};
+use super::registry::Registry;
+use super::uses::log_dropped;
 use super::view::Condition;
 use crate::mount::{self, Liveness, Mounted};
 use crate::sys::blocking;
@@ -54,9 +56,11 @@ impl Registry {
         }
     }
 
-    /// Look at all mounts now, so that what [`Registry::get`] and [`Registry::list`] answer is fresh.
-    pub async fn refresh(&self) {
-        let volumes: Vec<Arc<Volume>> = self.volumes.load().values().cloned().collect();
+    /// Look at the mounts now, or at one volume's, so that what [`Registry::get`] and [`Registry::list`] answer is fresh.
+    pub async fn refresh(&self, only: Option<&str>) {
+        let volumes = self.volumes.load();
+        let wanted = volumes.values().filter(|volume| only.is_none_or(|name| name == volume.name.as_str()));
+        let volumes: Vec<Arc<Volume>> = wanted.cloned().collect();
         match self.observe(&volumes).await {
             Ok(seen) => {
                 for volume in &volumes {
@@ -96,7 +100,7 @@ impl Registry {
         if gate.removed || seen.changes.get(&volume.name) != Some(&volume.changes.load(Ordering::Relaxed)) {
             return;
         }
-        let condition = match (self.observed(volume, seen.mounted.get(name)), seen.liveness.get(name)) {
+        let condition = match (volume.observed(seen.mounted.get(name)), seen.liveness.get(name)) {
             (Condition::Mounted { .. }, Some(Liveness::Dead(errno))) => Condition::Broken {
                 reason: format!(
                     "its filesystem is dead ({errno}); `easyfuse volume remount {name}` brings it back"
