@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use easyfuse::sys::mountinfo;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
 use crate::server::log_file;
@@ -23,7 +24,7 @@ pub(crate) fn pause(time: Duration) {
 pub(crate) struct Scratch {
     /// On a real disk, since fsync costs nothing on others.
     disk: TempDir,
-    /// Sockets and mount points: as short-lived as `/run`, and with short paths.
+    /// Sockets and mount points: in memory, as `/run` is on a host, and with short paths.
     run: TempDir,
     next: AtomicUsize,
 }
@@ -33,7 +34,11 @@ impl Scratch {
         let disk =
             tempfile::Builder::new().prefix("plugin-bench.").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let named = || tempfile::Builder::new().prefix("efbench.").clone();
-        let run = named().tempdir_in("/run").or_else(|_| named().tempdir()).context("make a directory")?;
+        let memory = ["/run", "/dev/shm"].into_iter().find(|dir| is_memory(Path::new(dir)));
+        let run = named()
+            .tempdir_in(memory.unwrap_or("/run"))
+            .or_else(|_| named().tempdir())
+            .context("make a directory")?;
         Ok(Self { disk, run, next: AtomicUsize::new(0) })
     }
 
@@ -51,6 +56,11 @@ impl Scratch {
         self.disk.path()
     }
 
+    /// Whether what should be a disk is memory.
+    pub(crate) fn disk_is_memory(&self) -> bool {
+        is_memory(self.disk.path())
+    }
+
     /// A path for a socket; rclone appends `.sock` where it is missing.
     pub(crate) fn socket(&self) -> PathBuf {
         self.run.path().join(self.name("s") + ".sock")
@@ -65,6 +75,10 @@ impl Scratch {
     pub(crate) fn log(&self, name: &str) -> Result<File> {
         log_file(&self.disk.path().join(format!("{name}.log")))
     }
+}
+
+fn is_memory(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 
 impl Drop for Scratch {
