@@ -87,5 +87,7 @@ impl Drop for Scratch {
         for entry in mountinfo::under(self.run.path()).unwrap_or_default() {
             _ = Command::new("umount").arg("-l").arg(&entry.mount_point).status();
         }
+        // The bare directory under a mount is immutable.
+        _ = Command::new("chattr").args(["-R", "-f", "-i"]).arg(self.run.path()).status();
     }
 }
