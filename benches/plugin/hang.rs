@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -66,7 +66,8 @@ pub(crate) fn fifty_hanging(bench: &mut Bench<'_>) -> Result<()> {
 /// A server with helpers that hang.
 struct Stuck {
     server: Server,
-    helpers: Vec<Pid>,
+    /// Where its helpers say which processes they are.
+    dir: PathBuf,
     /// Their requests, which wait for ever.
     _pending: Vec<Connection>,
 }
@@ -88,16 +89,16 @@ impl Stuck {
             pending.push(connection);
         }
         let started = Instant::now();
-        let mut stuck = Self { server, helpers: Vec::new(), _pending: pending };
+        let stuck = Self { server, dir: dir.to_owned(), _pending: pending };
         loop {
-            stuck.helpers = pids(dir)?;
+            let helpers = pids(dir)?.len();
             // The original starts one, and the rest after it.
             let enough = if stuck.server.kind == Kind::Easyfuse { HANGING } else { 1 };
-            if stuck.helpers.len() >= enough {
+            if helpers >= enough {
                 return Ok(stuck);
             }
             if started.elapsed() > Duration::from_secs(30) {
-                bail!("only {} helpers of {} run", stuck.helpers.len(), stuck.server.kind.name());
+                bail!("only {helpers} helpers of {} run", stuck.server.kind.name());
             }
             pause(Duration::from_millis(50));
         }
@@ -117,8 +118,14 @@ fn pids(dir: &Path) -> Result<Vec<Pid>> {
 
 impl Drop for Stuck {
     fn drop(&mut self) {
-        for pid in &self.helpers {
-            _ = kill(*pid, Signal::SIGKILL);
+        // First the server: the original starts the next helper when one ends.
+        self.server.stop();
+        for pid in pids(&self.dir).unwrap_or_default() {
+            // A pid may have a new owner by now.
+            let path = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            if path.ends_with("sleep") {
+                _ = kill(pid, Signal::SIGKILL);
+            }
         }
     }
 }

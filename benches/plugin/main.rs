@@ -57,6 +57,9 @@ fn main() -> Result<()> {
         ROUNDS,
         scratch.disk().display()
     ));
+    if scratch.disk_is_memory() {
+        say("that is no disk: fsync costs nothing there, and the durable figures mean nothing");
+    }
     for (name, measure) in GROUPS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             measure(&mut Bench { scratch: &scratch, peers: &peers, report: &mut report })?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use easyfuse::sys::mountinfo;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tempfile::TempDir;
 
 use crate::server::log_file;
@@ -23,7 +24,7 @@ pub(crate) fn pause(time: Duration) {
 pub(crate) struct Scratch {
     /// On a real disk, since fsync costs nothing on others.
     disk: TempDir,
-    /// Sockets and mount points: as short-lived as `/run`, and with short paths.
+    /// Sockets and mount points: in memory, as `/run` is on a host, and with short paths.
     run: TempDir,
     next: AtomicUsize,
 }
@@ -33,7 +34,11 @@ impl Scratch {
         let disk =
             tempfile::Builder::new().prefix("plugin-bench.").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let named = || tempfile::Builder::new().prefix("efbench.").clone();
-        let run = named().tempdir_in("/run").or_else(|_| named().tempdir()).context("make a directory")?;
+        let memory = ["/run", "/dev/shm"].into_iter().find(|dir| is_memory(Path::new(dir)));
+        let run = named()
+            .tempdir_in(memory.unwrap_or("/run"))
+            .or_else(|_| named().tempdir())
+            .context("make a directory")?;
         Ok(Self { disk, run, next: AtomicUsize::new(0) })
     }
 
@@ -49,6 +54,11 @@ impl Scratch {
     /// The disk's directory itself.
     pub(crate) fn disk(&self) -> &Path {
         self.disk.path()
+    }
+
+    /// Whether what should be a disk is memory.
+    pub(crate) fn disk_is_memory(&self) -> bool {
+        is_memory(self.disk.path())
     }
 
     /// A path for a socket; rclone appends `.sock` where it is missing.
@@ -67,11 +77,17 @@ impl Scratch {
     }
 }
 
+fn is_memory(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+}
+
 impl Drop for Scratch {
     /// Whatever a run that failed left mounted is detached, before the directories are removed with all that is in them.
     fn drop(&mut self) {
         for entry in mountinfo::under(self.run.path()).unwrap_or_default() {
             _ = Command::new("umount").arg("-l").arg(&entry.mount_point).status();
         }
+        // The bare directory under a mount is immutable.
+        _ = Command::new("chattr").args(["-R", "-f", "-i"]).arg(self.run.path()).status();
     }
 }

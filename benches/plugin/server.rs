@@ -61,7 +61,8 @@ impl Server {
             Kind::Easyfuse => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_easyfuse"));
                 command.arg("serve").arg("--sock").arg(&socket).arg("--mntpt").arg(&mounts);
-                command.arg("--mntdb").arg(state);
+                // Some have requests in flight that never end.
+                command.arg("--mntdb").arg(state).args(["--drain-timeout", "1s"]);
                 command
             }
             Kind::Python => {
@@ -145,8 +146,12 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
+impl Server {
+    /// End it and wait for that; it may have ended already.
+    pub(crate) fn stop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         _ = kill(self.pid(), Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_secs(8);
         while Instant::now() < deadline {
@@ -157,6 +162,12 @@ impl Drop for Server {
         }
         _ = self.child.kill();
         _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
