@@ -97,9 +97,11 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
 /// When systemd passed no socket.
 pub async fn wait_for_mending(reason: String) -> Result<(), Error> {
     let endpoints = Endpoints { systemd: true, ..Endpoints::default() };
-    serve(&endpoints, Duration::ZERO, CancellationToken::new(), async move |_publish| {
+    serve(&endpoints, Duration::ZERO, CancellationToken::new(), async move |publish| {
+        // Nobody will ever publish a registry, so that requests are hung up on and none waits.
+        drop(publish);
         loop {
-            log::error!("requests wait until this is mended and easyfuse restarted: {reason}");
+            log::error!("no volume can be used until this is mended and easyfuse restarted: {reason}");
             notify(&[NotifyState::Ready, NotifyState::Status(&format!("waiting to be mended: {reason}"))]);
             tokio::time::sleep(REMIND).await;
         }

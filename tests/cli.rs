@@ -275,7 +275,11 @@ fn serve_refuses_what_it_cant_work_with() {
         (&["serve", "--mntpt", "relative"][..], "relative is a relative path"),
         (&["serve", "--mntdb", "relative"], "relative is a relative path"),
         (&["serve", "--host", "no such host", "--mntdb", "/tmp"], "no address for --host no such host"),
-        (&["serve", "--systemd", "--mntdb", "/proc/nowhere"], "/proc/nowhere: No such file"),
+        (&["serve", "--sock", "/tmp/never.sock", "--mntdb", "/proc/nowhere"], "/proc/nowhere: No such file"),
+        (
+            &["serve", "--systemd", "--mntdb", "/proc/nowhere"],
+            "systemd passed no socket; start easyfuse.socket",
+        ),
     ] {
         let refused = easyfuse(args);
         assert_eq!(refused.status.code(), Some(1), "{args:?}");

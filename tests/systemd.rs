@@ -306,6 +306,25 @@ fn a_daemon_killed_in_the_middle_of_a_mount_leaves_nothing_half_done() {
 }
 
 #[test]
+fn settings_that_make_no_sense_do_not_hold_up_dockers_start() {
+    require!(Host, Bindfs);
+    let mut host = installed();
+    host.sh("docker volume create -d easyfuse -o device=bindfs#/srv --label kept=yes data");
+    host.sh("docker create --name user -v data:/data busybox true");
+    host.sh("echo EASYFUSE_MOUNT_TIMEOUT=soon >/etc/default/easyfuse");
+    let started = Instant::now();
+    host.reboot();
+    host.sh("docker ps");
+    assert!(started.elapsed() < Duration::from_secs(SOON), "{:?}", started.elapsed());
+    assert!(host.sh("systemctl status easyfuse").contains("waiting to be mended"));
+    assert!(host.journal().contains("write it as 100s or 2m"));
+
+    host.sh("rm /etc/default/easyfuse && systemctl restart easyfuse");
+    assert_eq!(host.sh("docker volume inspect -f '{{.Labels.kept}}' data"), "yes");
+    host.sh("docker start -a user && docker rm user && docker volume rm data");
+}
+
+#[test]
 fn a_server_that_vanished_does_not_hold_up_a_shutdown() {
     require!(Host, Sshfs);
     let mut host = installed();

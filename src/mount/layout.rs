@@ -3,6 +3,7 @@
 //! ```text
 //! /run/easyfuse/mntpt/<volume>                 the mount points, which Docker binds into containers
 //! /run/easyfuse/mntpt/.easyfuse/lock           held by the daemon that uses the directory
+//! /run/easyfuse/mntpt/.easyfuse/started         the boot in which a daemon has started
 //! /run/easyfuse/mntpt/.easyfuse/references/    who uses which volume, for this boot
 //! /run/easyfuse/mntpt/.easyfuse/attempts/      mounts under way, so that a crash can be cleaned up
 //! /run/easyfuse/mntpt/.easyfuse/log/           what each helper said since it was started
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use crate::sys::durable;
 
 const PRIVATE: &str = ".easyfuse";
+const STARTED: &str = "started";
 const KINDS: [&str; 5] = ["references", "attempts", "log", "unmount-log", "staging"];
 
 /// The directories below one mount directory.
@@ -50,6 +52,18 @@ impl Layout {
             durable::remove_temporaries(&layout.private(kind))?;
         }
         Ok(layout)
+    }
+
+    /// Note that a daemon has started in this boot; whether one had before.
+    ///
+    /// # Errors
+    /// What the filesystem said.
+    pub fn note_start(&self, boot: &str) -> io::Result<bool> {
+        let private = self.base.join(PRIVATE);
+        if fs::read_to_string(private.join(STARTED)).is_ok_and(|before| before == boot) {
+            return Ok(true);
+        }
+        durable::replace_volatile(&private, STARTED, boot.as_bytes()).map(|()| false)
     }
 
     /// The mount directory itself.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::peer::Peer;
+use super::routes::HangUp;
 
 /// How long a client may take to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
@@ -73,7 +74,14 @@ pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) 
 fn spawn(stream: Box<dyn Stream>, peer: Peer, router: Arc<Router>, connections: &GracefulShutdown) {
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        (*router).clone().oneshot(request)
+        let answer = (*router).clone().oneshot(request);
+        async {
+            let Ok(answer) = answer.await;
+            match answer.extensions().get::<HangUp>() {
+                Some(HangUp) => Err(io::Error::from(io::ErrorKind::ConnectionAborted)),
+                None => Ok(answer),
+            }
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::post;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
@@ -129,6 +130,13 @@ async fn path(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
 }
 
 async fn get(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
+    // dockerd repeats without its body what a restart cut off, and an error would make it forget the volume's labels and
+    // options for good. A connection that breaks does not.
+    let from_engine = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == CONTENT_TYPE);
+    let empty = request.body().size_hint().exact() == Some(0);
+    if from_engine && empty && plugin.registry().await.is_none_or(|registry| registry.may_have_cut_off()) {
+        return hang_up();
+    }
     plugin
         .look(request, async |registry, body: Named| {
             let view = registry.get(&required(body.name, Named::EXAMPLE)?).map_err(describe)?;
@@ -232,7 +240,7 @@ impl Plugin {
         };
         let mut waiting = Waiting(Some(caller.clone()));
         // Waited for here, where a client that hangs up ends the request.
-        let registry = self.registry().await;
+        let Some(registry) = self.registry().await else { return hang_up() };
         let task = self.work.spawn(work(registry, body, caller));
         let answer = task.await.unwrap_or_else(|error| {
             log::error!("a request ended in a panic: {error}");
@@ -242,18 +250,13 @@ impl Plugin {
         reply(answer)
     }
 
-    /// The registry, as soon as there is one.
-    async fn registry(&self) -> Arc<Registry> {
+    /// The registry, as soon as there is one; `None` if there will never be any.
+    async fn registry(&self) -> Option<Arc<Registry>> {
         if let Some(registry) = &*self.registry.borrow() {
-            return registry.clone();
+            return Some(registry.clone());
         }
         let mut registry = self.registry.clone();
-        let found = registry.wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
-        match found {
-            Some(registry) => registry,
-            // The daemon goes down without ever having had one.
-            None => std::future::pending().await,
-        }
+        registry.wait_for(Option::is_some).await.ok().and_then(|found| found.clone())
     }
 
     /// A request that only looks, and never waits but for the records.
@@ -262,9 +265,13 @@ impl Plugin {
         request: HttpRequest,
         work: impl AsyncFnOnce(&Registry, B) -> Answer,
     ) -> Response {
-        match read(request).await.and_then(|body| B::parse(&body)) {
-            Ok(body) => reply(work(&*self.registry().await, body).await),
-            Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error),
+        let body = match read(request).await.and_then(|body| B::parse(&body)) {
+            Ok(body) => body,
+            Err(error) => return failure(StatusCode::INTERNAL_SERVER_ERROR, error),
+        };
+        match self.registry().await {
+            Some(registry) => reply(work(&registry, body).await),
+            None => hang_up(),
         }
     }
 }
@@ -345,6 +352,17 @@ fn failure(status: StatusCode, message: String) -> Response {
     let err =
         if message.contains(char::is_control) { message.replace(char::is_control, " ") } else { message };
     respond(status, serde_json::to_vec(&Failure { err }).unwrap_or_default())
+}
+
+/// In the extensions of a response that is not to be sent: the connection ends instead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HangUp;
+
+/// No answer. To an engine this is a plugin that is not there just now, and nothing that it would draw conclusions from.
+fn hang_up() -> Response {
+    let mut response = Response::new(Body::empty());
+    response.extensions_mut().insert(HangUp);
+    response
 }
 
 fn respond(status: StatusCode, body: impl Into<Body>) -> Response {

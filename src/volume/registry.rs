@@ -83,6 +83,8 @@ pub struct Registry {
     pub(super) store: Arc<Store>,
     pub(super) mounter: Mounter,
     pub(super) boot: Arc<str>,
+    /// When this was opened, if another daemon had it before in this boot.
+    after_restart: Option<Instant>,
     pub(super) volumes: ArcSwap<Volumes>,
     pub(super) version: Arc<AtomicU64>,
     names: Vec<Mutex<()>>,
@@ -109,7 +111,9 @@ impl Registry {
         }
         let layout = Layout::prepare(&config.mount_dir).map_err(at(&config.mount_dir))?;
         let boot = process::boot_id().map_err(at(Path::new("/proc/sys/kernel/random/boot_id")))?;
+        let restarted = layout.note_start(&boot).map_err(at(&config.mount_dir))?;
         Ok(Self {
+            after_restart: restarted.then(Instant::now),
             config,
             store: Arc::new(store),
             mounter: Mounter::new(layout),
@@ -127,6 +131,13 @@ impl Registry {
     #[must_use]
     pub fn mount_dir(&self) -> &Path {
         self.mounter.layout().base()
+    }
+
+    /// Whether a request may have been cut off by the end of the daemon before this one, so that its engine repeats it now:
+    /// dockerd does so for 30 s at most.
+    #[must_use]
+    pub fn may_have_cut_off(&self) -> bool {
+        self.after_restart.is_some_and(|start| start.elapsed() < Duration::from_secs(30))
     }
 
     /// How it was set up.

@@ -97,3 +97,21 @@ fn get_and_list_show_what_docker_inspect_shows() {
     let listed = json!({"Name": "data", "Mountpoint": "", "CreatedAt": created});
     assert_eq!(daemon.list(), [listed]);
 }
+
+#[test]
+fn a_get_that_dockerd_repeats_without_its_body_is_not_answered_with_an_error() {
+    require!(Program("mount.fuse"), Program("bindfs"));
+    let mut daemon = Daemon::start();
+    let repeated = |daemon: &Daemon, accept: &str| {
+        daemon
+            .connect()
+            .request("POST", "VolumeDriver.Get", &[("Accept", accept)], b"")
+            .map(|answer| answer.status)
+    };
+    assert_eq!(repeated(&daemon, TYPE).unwrap(), 500, "nothing was cut off before the first start");
+    daemon.kill9();
+    daemon.start_again();
+    assert!(repeated(&daemon, TYPE).is_err(), "dockerd would forget the volume's labels");
+    assert_eq!(repeated(&daemon, "application/json").unwrap(), 500, "who is no engine is told what is wrong");
+    assert!(daemon.get("absent").unwrap_err().contains("no such volume"));
+}
