@@ -14,7 +14,7 @@ use serde_json::json;
 use super::client::Client;
 use super::{Connection, output, small_runtime};
 use crate::plugin::wire::{Daemon, Volume};
-use crate::sys::{mountinfo, program, systemd};
+use crate::sys::{file_flags, mountinfo, program, systemd};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -76,6 +76,7 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     findings.extend(engines());
     if let Ok(daemon) = &daemon {
         findings.push(propagation(Path::new(&daemon.mount_dir)));
+        findings.push(guard(Path::new(&daemon.mount_dir)));
         findings.extend(volumes.iter().flatten().map(broken).filter(|finding| finding.result != Outcome::Ok));
         if let Some(volumes) = &volumes {
             findings.push(strangers(Path::new(&daemon.mount_dir), volumes));
@@ -289,6 +290,22 @@ fn propagation(mount_dir: &Path) -> Finding {
         CHECK,
         format!("{place} is private: running containers will not see a filesystem that replaces a dead one"),
         format!("mount --make-rshared {place}"),
+    )
+}
+
+/// What keeps containers from writing to the host's disk where a filesystem should be.
+fn guard(mount_dir: &Path) -> Finding {
+    const CHECK: &str = "bare directories";
+    if file_flags::supported(mount_dir) {
+        return Finding::ok(CHECK, "can be made immutable: not even root writes below a missing mount");
+    }
+    Finding::warn(
+        CHECK,
+        format!(
+            "the filesystem of {} has no immutable flag; mode 000 does not hold root back",
+            mount_dir.display()
+        ),
+        "run Linux 6.0 or newer, or set EASYFUSE_MOUNT_PATH to a directory on ext4 or xfs",
     )
 }
 

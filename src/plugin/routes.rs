@@ -154,7 +154,7 @@ async fn list(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
                 return Ok(listed.answer.clone());
             }
             let views = registry.list();
-            let volumes = views.iter().map(wire::Volume::brief).collect();
+            let volumes: Vec<wire::Brief<'_>> = views.iter().map(Into::into).collect();
             let answer = json(&VolumesAnswer { volumes, err: "" })?;
             plugin.listed.store(Some(Arc::new(Listed { version, answer: answer.clone() })));
             Ok(answer)
@@ -187,7 +187,10 @@ async fn volumes(State(plugin): State<Plugin>, request: HttpRequest) -> Response
                 None if views.is_empty() => views,
                 None => registry.list(),
             };
-            json(&VolumesAnswer { volumes: views.iter().map(wire::Volume::whole).collect(), err: "" })
+            json(&VolumesAnswer {
+                volumes: views.iter().map(wire::Volume::whole).collect::<Vec<_>>(),
+                err: "",
+            })
         })
         .await
 }
@@ -296,8 +299,8 @@ struct VolumeAnswer {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct VolumesAnswer {
-    volumes: Vec<wire::Volume>,
+struct VolumesAnswer<V> {
+    volumes: Vec<V>,
     err: &'static str,
 }
 

@@ -131,18 +131,28 @@ impl Volume {
     /// With its details.
     #[must_use]
     pub fn whole(view: &View) -> Self {
-        Self { status: view.details(), ..Self::brief(view) }
-    }
-
-    /// Without.
-    #[must_use]
-    pub fn brief(view: &View) -> Self {
         Self {
             name: view.name.to_string(),
             mountpoint: view.mountpoint().to_owned(),
-            created_at: view.created_at(),
-            status: Map::new(),
+            created_at: view.created_at().map(str::to_owned),
+            status: view.details(),
         }
+    }
+}
+
+/// A volume in a list, where there may be thousands: without details, and nothing of it copied.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Brief<'a> {
+    name: &'a str,
+    mountpoint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<&'a str>,
+}
+
+impl<'a> From<&'a View> for Brief<'a> {
+    fn from(view: &'a View) -> Self {
+        Self { name: view.name.as_str(), mountpoint: view.mountpoint(), created_at: view.created_at() }
     }
 }
 

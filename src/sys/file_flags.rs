@@ -7,6 +7,12 @@ use std::path::Path;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
+/// Whether the filesystem of the directory `path` has such flags; tmpfs does since Linux 6.0.
+#[must_use]
+pub fn supported(path: &Path) -> bool {
+    File::open(path).is_ok_and(|dir| ioctl_getflags(&dir).is_ok())
+}
+
 /// Set or clear the immutable flag of the directory `path` itself, never of something mounted on it.
 ///
 /// # Errors

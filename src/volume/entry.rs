@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::error::Error;
 use super::name::VolumeName;
 use super::options::{self, Kind, Options};
+use super::record::timestamp;
 use super::references::References;
 use super::store::Loaded;
 use super::view::{Condition, LastError, Status, View};
@@ -21,7 +22,8 @@ use crate::mount::{self, Backend, Limits, Mounted};
 #[derive(Debug)]
 pub(super) struct Volume {
     pub(super) name: VolumeName,
-    created: Option<SystemTime>,
+    /// As RFC 3339: asked for all the time, and always the same.
+    created: Option<Arc<str>>,
     pub(super) source: Source,
     shown: Arc<Options>,
     pub(super) target: Arc<str>,
@@ -57,9 +59,11 @@ impl Volume {
         version: Arc<AtomicU64>,
     ) -> Self {
         let (name, created, source) = match loaded {
-            Loaded::Volume(record, kind) => {
-                (record.name, Some(record.created), Source::Good { options: record.options, kind })
-            }
+            Loaded::Volume(record, kind) => (
+                record.name,
+                Some(timestamp::text(record.created).into()),
+                Source::Good { options: record.options, kind },
+            ),
             Loaded::Unreadable { name, reason, path } => (name, None, Source::Unreadable { reason, path }),
         };
         let (condition, shown) = match &source {
@@ -114,7 +118,7 @@ impl Volume {
     pub(super) fn view(&self) -> View {
         View {
             name: self.name.clone(),
-            created: self.created,
+            created: self.created.clone(),
             options: self.shown.clone(),
             target: self.target.clone(),
             status: self.status(),

@@ -90,8 +90,8 @@ pub struct Status {
 pub struct View {
     /// Its name.
     pub name: VolumeName,
-    /// When it was created; unknown for a record that can't be read.
-    pub created: Option<SystemTime>,
+    /// When it was created, as RFC 3339; unknown for a record that can't be read.
+    pub created: Option<Arc<str>>,
     /// Its options, secrets masked.
     pub options: Arc<Options>,
     /// Its mount point, whether anything is mounted there or not.
@@ -109,8 +109,8 @@ impl View {
 
     /// When it was created, as RFC 3339.
     #[must_use]
-    pub fn created_at(&self) -> Option<String> {
-        self.created.map(timestamp::text)
+    pub fn created_at(&self) -> Option<&str> {
+        self.created.as_deref()
     }
 
     /// What `docker volume inspect` shows as `Status`.
