@@ -63,6 +63,9 @@ pub enum Error {
     /// A socket that can't be listened on.
     #[error("{0}")]
     Listen(String),
+    /// A fault of the daemon's own.
+    #[error("the daemon's own work ended, which is a fault: {0}")]
+    Ended(String),
     /// Signals that can't be waited for.
     #[error("could not wait for signals: {0}")]
     Signal(io::Error),
@@ -128,11 +131,14 @@ async fn serve<W: Future<Output = ()> + Send + 'static>(
     for listener in listeners {
         servers.spawn(plugin::serve(listener, router.clone(), stop.clone()));
     }
-    let beside = [tokio::spawn(watchdog()), tokio::spawn(work(publish))];
+    let watchdog = tokio::spawn(watchdog());
+    let mut work = tokio::spawn(work(publish));
 
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+        // It never ends by itself: whoever started this may do better with a new one.
+        ended = &mut work => return Err(Error::Ended(ended.err().map(|error| error.to_string()).unwrap_or_default())),
     };
     log::info!("{name}: no new requests; those in flight have {drain_timeout:.0?}");
     let at_most = drain_timeout + AFTER_CANCEL + LAST_WORDS * 2;
@@ -161,7 +167,8 @@ async fn serve<W: Future<Output = ()> + Send + 'static>(
         }
     }
     _ = tokio::time::timeout(LAST_WORDS, servers.wait()).await;
-    beside.iter().for_each(tokio::task::JoinHandle::abort);
+    watchdog.abort();
+    work.abort();
     log::info!("stopped; mounts stay as they are");
     Ok(())
 }

@@ -15,7 +15,7 @@ mod recover;
 mod target;
 pub mod template;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ pub use self::error::Error;
 use self::helper::{MOUNTPOINT_VARIABLE, Run};
 pub use self::layout::Layout;
 pub use self::probe::Liveness;
+use self::probe::Prober;
 use crate::sys::mountinfo::{self, Device, Entry, stack};
 use crate::sys::{blocking, namespaces, process};
 
@@ -51,6 +52,8 @@ pub struct Limits {
     pub deadline: Instant,
     /// Ends it earlier.
     pub cancel: CancellationToken,
+    /// Whether somebody said that a filesystem which does not answer is to go, whoever uses it.
+    pub force: bool,
 }
 
 /// A volume's mount, as the kernel has it.
@@ -87,13 +90,14 @@ const PROBE: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub struct Mounter {
     layout: Layout,
+    prober: Prober,
 }
 
 impl Mounter {
     /// Work below `layout`.
     #[must_use]
     pub fn new(layout: Layout) -> Self {
-        Self { layout }
+        Self { layout, prober: Prober::default() }
     }
 
     /// Where things are.
@@ -124,31 +128,31 @@ impl Mounter {
         self.top(volume).await
     }
 
-    /// Ask each of `volumes` whether it is alive, all at once.
-    pub async fn probe<'a>(&self, volumes: impl Iterator<Item = &'a str>) -> HashMap<String, Liveness> {
-        let targets: Vec<PathBuf> = volumes.map(|volume| self.layout.target(volume)).collect();
-        let found = probe::probe(&targets, PROBE).await;
+    /// Ask each of `mounted`, by volume, whether it is alive, all at once.
+    pub async fn probe(&self, mounted: &HashMap<String, Mounted>) -> HashMap<String, Liveness> {
+        let wanted: Vec<(PathBuf, Device)> =
+            mounted.iter().map(|(volume, mounted)| (self.layout.target(volume), mounted.device)).collect();
+        let found = self.prober.ask_all(&wanted, PROBE).await;
         found
             .into_iter()
             .filter_map(|(path, liveness)| Some((self.layout.volume_at(&path)?.to_owned(), liveness)))
             .collect()
     }
 
-    /// Of the mounts in `wanted`, by volume, those that a container or another mount namespace holds.
+    /// Of the mounts in `wanted`, by volume, those that are mounted elsewhere too, in a container most of all, each with a
+    /// process that has it there.
     ///
     /// # Errors
     /// When `/proc` can't be read: nothing is known then, and nothing may be taken away.
-    pub async fn held(&self, wanted: &HashMap<String, Mounted>) -> Result<BTreeSet<String>, Error> {
+    pub async fn held(&self, wanted: &HashMap<String, Mounted>) -> Result<BTreeMap<String, u32>, Error> {
         let devices: HashMap<Device, PathBuf> =
             wanted.iter().map(|(name, mounted)| (mounted.device, self.layout.target(name))).collect();
         let held = blocking(move || namespaces::held_elsewhere(&devices)).await;
         let held =
             held.map_err(|error| Error::io("look for users of mounts in", Path::new("/proc"), error))?;
-        Ok(wanted
-            .iter()
-            .filter(|(_, mounted)| held.contains(&mounted.device))
-            .map(|(name, _)| name.clone())
-            .collect())
+        let by_name =
+            wanted.iter().filter_map(|(name, mounted)| Some((name.clone(), *held.get(&mounted.device)?)));
+        Ok(by_name.collect())
     }
 
     /// The processes that serve the volumes, by volume.
@@ -185,7 +189,11 @@ fn top_of(table: &[Entry], place: &Path) -> Result<Option<Mounted>, Error> {
 }
 
 fn taking_back() -> Limits {
-    Limits { deadline: Instant::now() + Duration::from_secs(10), cancel: CancellationToken::new() }
+    Limits {
+        deadline: Instant::now() + Duration::from_secs(10),
+        cancel: CancellationToken::new(),
+        force: false,
+    }
 }
 
 /// A token that no other attempt has, on this host, in this boot.

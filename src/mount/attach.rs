@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::helper::{ATTEMPT_VARIABLE, Run};
 use super::{
-    Backend, Error, Limits, Liveness, Mounted, Mounter, PROBE, helper, new_token, probe, read_table,
-    taking_back, target, top_of,
+    Backend, Error, Limits, Liveness, Mounted, Mounter, PROBE, helper, new_token, read_table, taking_back,
+    target, top_of,
 };
 use crate::sys::{blocking, durable};
 
@@ -39,13 +39,13 @@ impl Mounter {
             return outcome;
         };
         let limit = PROBE.min(limits.deadline.saturating_duration_since(Instant::now()) / 2);
-        match probe::probe(std::slice::from_ref(&target), limit).await.get(&target) {
-            Some(Liveness::Alive) => Ok(mounted),
-            Some(Liveness::Dead(errno)) => {
+        match self.prober.ask(&target, mounted.device, limit).await {
+            Liveness::Alive => Ok(mounted),
+            Liveness::Dead(errno) => {
                 log::warn!(VOLUME = volume, OPERATION = "mount"; "its filesystem is dead ({errno}): mounting it again");
                 self.replace(backend, volume, &mounted, limits).await
             }
-            Some(Liveness::Unresponsive) | None => {
+            Liveness::Unresponsive => {
                 Err(Error::Unresponsive { target, helper: self.helpers().await.get(volume).copied(), limit })
             }
         }

@@ -16,6 +16,24 @@ pub const DEFAULT_UNMOUNT: &str = "umount -c {target}";
 /// sshfs keeps what ssh says to itself unless it gets this option, which versions before 3.6 do not know.
 const LET_SSH_SPEAK: &str = "sshfs_verbose";
 
+/// Unmounts with umount(8): for volumes of which nothing is known but that they are mounted. It mounts nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Umount;
+
+impl Backend for Umount {
+    fn mount<'a>(&'a self, _run: &'a Run<'a>, _place: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async {
+            Err(Error::NothingMounted { words: "it is not known how it is mounted".to_owned() })
+        })
+    }
+
+    fn unmount<'a>(&'a self, run: &'a Run<'a>, place: &'a Path) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            run.run(&["umount".to_owned(), "-c".to_owned(), place.to_string_lossy().into_owned()]).await
+        })
+    }
+}
+
 /// What a program needs to know to mount a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {

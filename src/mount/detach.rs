@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::command::Umount;
 use super::helper::{MOUNTPOINT_VARIABLE, Run};
 use super::{
-    Backend, Error, Limits, Liveness, Mounted, Mounter, PROBE, command, helper, new_token, probe, read_table,
-    target, top_of,
+    Backend, Error, Limits, Liveness, Mounted, Mounter, PROBE, helper, new_token, read_table, target, top_of,
 };
 use crate::sys::mountinfo::stack;
-use crate::sys::{blocking, durable, process};
+use crate::sys::{blocking, durable, namespaces, process};
 
 /// How long one try to unmount may take.
 const UNMOUNT_TRY: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ impl Mounter {
     /// Unmount the volume, whatever is stacked at its mount point, and remove the directory.
     ///
     /// A busy filesystem is tried again until the deadline and never forced. One that is dead is detached. One that does not
-    /// answer for half of the time, and that nobody holds, is given up: its connection is aborted.
+    /// answer for half of the time, and of which nobody has anything open, is given up: its connection is aborted.
     ///
     /// Returns what was unmounted last.
     ///
@@ -38,13 +38,6 @@ impl Mounter {
         let started = Instant::now();
         let patience = limits.deadline.saturating_duration_since(started) / 2;
         let mut pause = Duration::from_millis(50);
-        let fallback = command::Spec {
-            device: String::new(),
-            opts: String::new(),
-            driver: String::new(),
-            mount_command: None,
-            unmount_command: None,
-        };
         let mut backend = backend;
         let mut last = None;
         let mut found = self.top_or_tidy(volume).await?;
@@ -56,22 +49,23 @@ impl Mounter {
                 continue;
             }
             let limit = PROBE.min(patience.max(Duration::from_millis(500)));
-            match probe::probe(std::slice::from_ref(&target), limit).await.get(&target) {
-                Some(Liveness::Dead(_)) => self.detach_one(&target, limits).await?,
-                Some(Liveness::Unresponsive) | None => {
-                    let given_up = started.elapsed() >= patience && self.give_up(volume, &top).await?;
+            match self.prober.ask(&target, top.device, limit).await {
+                Liveness::Dead(_) => self.detach_one(&target, limits).await?,
+                Liveness::Unresponsive => {
+                    let given_up =
+                        started.elapsed() >= patience && self.give_up(volume, &top, limits.force).await?;
                     if !given_up && Instant::now() >= limits.deadline {
                         let helper = self.helpers().await.get(volume).copied();
                         return Err(Error::Unresponsive { target, helper, limit: started.elapsed() });
                     }
                 }
-                Some(Liveness::Alive) => {
+                Liveness::Alive => {
                     if Instant::now() + pause >= limits.deadline || limits.cancel.is_cancelled() {
                         let words = outcome.err().map(|error| error.to_string()).unwrap_or_default();
                         return Err(Error::Busy { target, words });
                     }
                     // A command of the user's own that does not do it: umount(8) may.
-                    backend = &fallback;
+                    backend = &Umount;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
@@ -98,7 +92,7 @@ impl Mounter {
         let (mounted, held) = (self.survey().await?, self.held(departed).await?);
         departed.retain(|volume, _| {
             let Some(helper) = of(volume).filter(|_| !mounted.contains_key(volume)) else { return false };
-            if helper.stopped && !held.contains(volume) {
+            if helper.stopped && !held.contains_key(volume) {
                 log::warn!(VOLUME = volume; "its helper, process {}, was stopped and serves nothing: killed", helper.pid);
                 helper::kill_now(helper.pid);
             }
@@ -137,22 +131,31 @@ impl Mounter {
         backend.unmount(&run, target).await
     }
 
-    /// Abort the connection of a filesystem that does not answer, unless somebody else holds it. Its helper ends by that, or
-    /// is killed. Returns whether it was done.
-    async fn give_up(&self, volume: &str, mounted: &Mounted) -> Result<bool, Error> {
-        if !self.held(&HashMap::from([(volume.to_owned(), mounted.clone())])).await?.is_empty() {
+    /// Abort the connection of a filesystem that does not answer, unless somebody may lose data by it: it is mounted elsewhere,
+    /// or a process has a file of it open. Its helper ends by that, or is killed. Returns whether it was done.
+    async fn give_up(&self, volume: &str, mounted: &Mounted, force: bool) -> Result<bool, Error> {
+        let target = self.layout.target(volume);
+        let users = blocking({
+            let target = target.clone();
+            move || namespaces::users_of(&target)
+        });
+        let users = users
+            .await
+            .map_err(|error| Error::io("look for users of mounts in", Path::new("/proc"), error))?;
+        let held = !self.held(&HashMap::from([(volume.to_owned(), mounted.clone())])).await?.is_empty();
+        if (held || !users.is_empty()) && !force {
             return Ok(false);
         }
         log::warn!(
             VOLUME = volume, OPERATION = "unmount";
-            "its filesystem does not answer and nobody holds it: aborting its connection and ending its helper"
+            "its filesystem does not answer, and nobody has anything of it open: ending its connection and its helper"
         );
         let abort = format!("/sys/fs/fuse/connections/{}/abort", mounted.device.minor);
         let aborted = blocking(move || std::fs::write(abort, "1")).await;
         if let Err(error) = aborted {
             log::debug!(VOLUME = volume; "no abort through /sys/fs/fuse/connections ({error}): its helper is killed");
         }
-        let target = self.layout.target(volume).to_string_lossy().into_owned();
+        let target = target.to_string_lossy().into_owned();
         helper::end_processes(MOUNTPOINT_VARIABLE, &[&target], Duration::from_millis(500)).await;
         Ok(true)
     }

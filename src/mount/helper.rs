@@ -79,14 +79,18 @@ impl Run<'_> {
 
     async fn run_once(&self, words: &[String], scope: bool) -> Result<(), Error> {
         let program = words.first().cloned().unwrap_or_default();
-        let log = self.open_log().map_err(|error| Error::io("open the log of", self.log, error))?;
         let mut words = words.to_vec();
+        if program.contains('/') {
+            // A path may lead into a filesystem that hangs, and whoever runs it hangs as well: a shell, not this process.
+            words.splice(0..0, ["/bin/sh", "-c", "exec \"$0\" \"$@\""].map(str::to_owned));
+        }
         if scope {
             words.splice(0..0, self.scope_words());
         }
         let started = Instant::now();
-        let mut child =
-            self.spawn(&words, &log).map_err(|error| Error::Start { program: program.clone(), error })?;
+        let (log, environment) = (self.log.to_owned(), self.environment());
+        let child = blocking(move || start(&words, environment, &log)).await;
+        let mut child = child.map_err(|error| Error::Start { program: program.clone(), error })?;
         let pid = child.pid;
         let status = tokio::select! {
             status = timeout_at(self.deadline, child.wait()) => status.ok(),
@@ -111,13 +115,6 @@ impl Run<'_> {
         }
     }
 
-    fn open_log(&self) -> io::Result<File> {
-        // Appending, so that a log that is cut short while its helper runs goes on at its new end.
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(self.log)?;
-        log.set_len(0)?;
-        Ok(log)
-    }
-
     fn scope_words(&self) -> Vec<String> {
         let fixed = ["systemd-run", "--scope", "--quiet", "--collect", "--slice=system.slice"];
         let mut words: Vec<String> = fixed.iter().map(ToString::to_string).collect();
@@ -132,10 +129,7 @@ impl Run<'_> {
         words
     }
 
-    fn spawn(&self, words: &[String], log: &File) -> io::Result<Child> {
-        let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        // Looked up here, since exec would search this process's own PATH.
-        let path = program::find(program).ok_or(io::ErrorKind::NotFound)?;
+    fn environment(&self) -> Vec<(OsString, OsString)> {
         let own: [(&str, OsString); 4] = [
             ("PATH", program::search_path().into()),
             (VOLUME_VARIABLE, self.volume.into()),
@@ -148,7 +142,7 @@ impl Run<'_> {
         let mut environment: Vec<(OsString, OsString)> =
             std::env::vars_os().filter(|(name, _)| !replaced(name)).collect();
         environment.extend(own.iter().map(|(name, value)| ((*name).into(), value.clone())));
-        Child::start(&path, arguments, environment, log)
+        environment
     }
 
     async fn kill(&self, group: Pid) {
@@ -156,6 +150,16 @@ impl Run<'_> {
         end_processes(ATTEMPT_VARIABLE, &[self.token], TERMINATION).await;
         _ = killpg(group, Signal::SIGKILL);
     }
+}
+
+fn start(words: &[String], environment: Vec<(OsString, OsString)>, log: &Path) -> io::Result<Child> {
+    let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    // Looked up here, since exec would search this process's own PATH.
+    let path = program::find(program).ok_or(io::ErrorKind::NotFound)?;
+    // Appending, so that a log that is cut short while its helper runs goes on at its new end.
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
+    log.set_len(0)?;
+    Child::start(&path, arguments, environment, &log)
 }
 
 /// End all processes that were started with `variable` set to one of `values`: SIGTERM, and SIGKILL for those that are still there

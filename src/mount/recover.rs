@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::helper::ATTEMPT_VARIABLE;
-use super::{Error, Liveness, Mounter, PROBE, helper, probe, taking_back};
+use super::{Error, Liveness, Mounter, PROBE, helper, taking_back};
 use crate::sys::blocking;
 
 impl Mounter {
@@ -53,10 +53,7 @@ impl Mounter {
     async fn detach_if_dead(&self, volume: &str) -> Result<(), Error> {
         let Some(mounted) = self.top(volume).await? else { return Ok(()) };
         let target = self.layout.target(volume);
-        let dead = matches!(
-            probe::probe(std::slice::from_ref(&target), PROBE).await.get(&target),
-            Some(Liveness::Dead(_))
-        );
+        let dead = matches!(self.prober.ask(&target, mounted.device, PROBE).await, Liveness::Dead(_));
         if dead && self.held(&HashMap::from([(volume.to_owned(), mounted)])).await?.is_empty() {
             self.detach_all(&target, &taking_back()).await?;
         }

@@ -102,9 +102,12 @@ async fn remove(State(plugin): State<Plugin>, request: HttpRequest) -> Response 
 async fn mount(State(plugin): State<Plugin>, request: HttpRequest) -> Response {
     plugin
         .change(request, |registry, body: Use, caller| async move {
-            let name = required(body.name, Use::EXAMPLE)?;
-            let target =
-                registry.mount(&name, &body.id.unwrap_or_default(), &caller).await.map_err(describe)?;
+            let (name, id) = (required(body.name, Use::EXAMPLE)?, body.id.unwrap_or_default());
+            let target = registry.mount(&name, &id, &caller).await.map_err(describe)?;
+            // From here to the answer nothing is waited for: who has hung up by now is the last to do so unnoticed.
+            if caller.is_gone() {
+                registry.unmount(&name, &id, &caller).await.map_err(describe)?;
+            }
             json(&json!({ "Mountpoint": &*target, "Err": "" }))
         })
         .await

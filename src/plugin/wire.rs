@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::sys::json;
 use crate::volume::View;
 
 /// The content type of every answer.
@@ -34,17 +35,9 @@ pub trait Request: DeserializeOwned + Default {
             Err(serde::de::Error::custom("not an object"))
         };
         parsed.map_err(|error| {
-            let error = without_value(&error.to_string());
+            let error = json::describe(&error);
             format!("bad request body: {error}; it should look like {}", Self::EXAMPLE)
         })
-    }
-}
-
-/// What serde says, without the string that it cites: options of the wrong shape may hold a password.
-fn without_value(words: &str) -> String {
-    match (words.find(" \""), words.rfind("\", expected")) {
-        (Some(start), Some(end)) if start < end => format!("{}{}", &words[..start], &words[end + 1..]),
-        _ => words.to_owned(),
     }
 }
 

@@ -3,10 +3,15 @@
 use std::env;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 /// Where mount(8) and FUSE helpers live, searched also when `PATH` leaves them out.
 const SYSTEM_DIRS: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// How long a look at a path may take.
+const LOOK: Duration = Duration::from_secs(4);
 
 /// The `PATH` that helpers get: this process's own, then the system's directories.
 #[must_use]
@@ -38,6 +43,18 @@ pub fn find_helper(name: &str) -> Option<PathBuf> {
         return find(name);
     }
     SYSTEM_DIRS.iter().map(|dir| Path::new(dir).join(name)).find(|path| is_executable(path))
+}
+
+/// Whether there is an executable at `path`, which may lead into a filesystem that hangs: so a child process looks, and
+/// `None` means that it did not come back in time.
+pub async fn is_executable_at(path: &str) -> Option<bool> {
+    let look = tokio::process::Command::new("/bin/sh")
+        .args(["-c", "test -f \"$0\" && test -x \"$0\"", path])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    let status = tokio::time::timeout(LOOK, look).await.ok()?;
+    status.ok().map(|status| status.success())
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -10,7 +10,7 @@ use super::record::Record;
 use super::references::References;
 use super::registry::{Caller, Registry, save_error};
 use super::store::Loaded;
-use super::uses::{SAVE_REFERENCES, log_dropped};
+use super::uses::log_dropped;
 use crate::mount::Limits;
 use crate::sys::{blocking, durable};
 use std::sync::Arc;
@@ -42,8 +42,17 @@ impl Registry {
             let same = matches!(&volume.source, Source::Good { options: have, .. } if *have == options);
             return if same { Ok(Created::Before) } else { Err(Error::Exists(name.clone())) };
         }
+        if let Some(mounted) =
+            self.mounter.current(name.as_str()).await.map_err(|error| Error::mount(name, "create", &error))?
+        {
+            // Whoever used the new volume would see what that shows, and write to it.
+            let target = self.mounter.layout().target(name.as_str()).display().to_string();
+            return Err(Error::Stranger { name: name.clone(), target, source_name: mounted.source });
+        }
         let bad = |error| Error::Options { name: name.clone(), error };
         let kind = Kind::parse(&options).map_err(bad)?;
+        kind.check_policy(self.config.policy).map_err(bad)?;
+        kind.check_paths().await.map_err(bad)?;
         let record = Record::new(name.clone(), options);
         let (store, policy) = (self.store.clone(), self.config.policy);
         let saved = blocking(move || {
@@ -75,61 +84,62 @@ impl Registry {
         let volume = self.lookup(name)?;
         let limits = self.limits(self.config.unmount_timeout);
         let mut gate = enter(&volume, &limits).await?;
-        let _name_lock = self.lock_name(&volume.name).await;
         if let Err(error) = self.remove_entered(&volume, &mut gate, &limits).await {
             log::error!(VOLUME = volume.name.as_str(), OPERATION = "remove", REQUEST_ID = caller.request; "{error}");
             volume.note_error(&error);
             return Err(error);
         }
-        gate.removed = true;
-        self.volumes.rcu(|volumes| volumes.without(&volume.name));
-        self.version.fetch_add(1, Ordering::Release);
         log::info!(VOLUME = volume.name.as_str(), OPERATION = "remove", REQUEST_ID = caller.request; "removed");
         Ok(())
     }
 
     async fn remove_entered(&self, volume: &Volume, gate: &mut Gate, limits: &Limits) -> Result<(), Error> {
         let name = &volume.name;
-        let kind = match &volume.source {
-            Source::Good { kind, .. } => kind,
-            Source::Unreadable { path, .. } => {
-                let (store, bad) = (self.store.clone(), path.clone());
-                let dismissed = blocking(move || store.dismiss(&bad)).await;
-                let kept = dismissed.map_err(|error| save_error(name, "set aside", path, error))?;
-                log::warn!(VOLUME = name.as_str(); "its record is kept as {}", kept.display());
-                return Ok(());
-            }
-        };
         let mounted = self.current(volume, "remove").await?;
-        let held = self.is_held(volume, mounted.as_ref()).await?;
-        if !held {
-            // The engine says that no container has it, and no container holds it: what is left was lost in a crash or missed.
-            let dropped = gate.references.drop_unowned();
-            log_dropped(name, &dropped);
+        let holder = self.holder(volume, mounted.as_ref()).await?;
+        if holder.is_none() {
+            // The engine says that no container has it, and no container holds it: what is left was lost in a crash.
+            log_dropped(name, &gate.references.drop_unowned());
         }
         if !gate.references.is_empty() {
             return Err(Error::InUse { name: name.clone(), users: gate.references.to_string() });
         }
         if mounted.is_some() {
-            if held {
-                let users = "a container or another mount namespace still holds its filesystem".to_owned();
+            if let Some(pid) = holder {
+                let users = format!("process {pid}, in a container most likely, has its filesystem mounted");
                 return Err(Error::InUse { name: name.clone(), users });
             }
-            self.unmount_entered(volume, kind, gate, limits).await?;
+            self.unmount_entered(volume, gate, limits).await?;
         }
-        let (store, dir, boot) = (self.store.clone(), self.mounter.layout().references(), self.boot.clone());
-        let (gone, references) = (name.clone(), gate.references.clone());
-        // A mount that failed leaves its words.
         let logs = self.mounter.layout().logs(name.as_str());
-        let unlinked = blocking(move || {
-            logs.iter().for_each(|log| _ = durable::remove_if_there(log));
-            let at = dir.join(gone.as_str());
-            let saved = references.save(&dir, &gone, &boot);
-            saved.map_err(|error| save_error(&gone, SAVE_REFERENCES, &at, error))?;
-            store.unlink(&gone).map_err(|error| save_error(&gone, "remove", &store.path(&gone), error))
-        });
-        unlinked.await?;
-        self.store.sync().await.map_err(|error| save_error(name, "remove", &self.store.path(name), error))
+        // A mount that failed leaves its words.
+        blocking(move || logs.iter().for_each(|log| _ = durable::remove_if_there(log))).await;
+        self.save_references(volume, gate).await?;
+        let _name_lock = self.lock_name(name).await;
+        self.forget_record(volume).await?;
+        gate.removed = true;
+        self.volumes.rcu(|volumes| volumes.without(name));
+        self.version.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    async fn forget_record(&self, volume: &Volume) -> Result<(), Error> {
+        let (store, name) = (self.store.clone(), volume.name.clone());
+        if let Source::Unreadable { path, .. } = &volume.source {
+            let bad = path.clone();
+            let dismissed = blocking(move || store.dismiss(&bad)).await;
+            let kept = dismissed.map_err(|error| save_error(&name, "set aside", path, error))?;
+            log::warn!(VOLUME = name.as_str(); "its record is kept as {}", kept.display());
+            return Ok(());
+        }
+        let gone = name.clone();
+        let unlinked = blocking(move || store.unlink(&gone)).await;
+        unlinked.map_err(|error| save_error(&name, "remove", &self.store.path(&name), error))?;
+        if let Err(error) = self.store.sync().await {
+            // It is gone from here on; at worst it is there again after a power cut, and nothing is lost.
+            log::error!(VOLUME = name.as_str(); "its removal may not be on the disk yet: {error}");
+        }
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use super::record::timestamp;
 use super::references::References;
 use super::store::Loaded;
 use super::view::{Condition, LastError, Status, View};
+use crate::mount::command::Umount;
 use crate::mount::{self, Backend, Limits, Mounted};
 
 /// One volume.
@@ -160,6 +161,15 @@ impl Volume {
         }
     }
 
+    /// Who mounts and unmounts it.
+    pub(super) fn backend(&self) -> &dyn Backend {
+        match &self.source {
+            Source::Good { kind: Kind::Command(spec), .. } => spec,
+            // It may still be mounted from before its record was damaged.
+            Source::Unreadable { .. } => &Umount,
+        }
+    }
+
     /// An error of the mount layer, with the volume's name and without its secrets.
     pub(super) fn failed(&self, doing: &'static str, error: &mount::Error) -> Error {
         match Error::mount(&self.name, doing, error) {
@@ -170,12 +180,6 @@ impl Volume {
             other => other,
         }
     }
-}
-
-/// Who mounts it.
-pub(super) fn backend(kind: &Kind) -> &dyn Backend {
-    let Kind::Command(spec) = kind;
-    spec
 }
 
 /// Enter a volume's lock, or say who has it when there is no more time.

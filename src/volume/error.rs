@@ -84,6 +84,21 @@ pub enum Error {
         /// Why it failed.
         error: io::Error,
     },
+    /// Something is mounted where it would be.
+    #[error(
+        "volume {name}: {target} has a filesystem already ({source_name}), which is of no volume; `umount {target}` first"
+    )]
+    Stranger {
+        /// The volume.
+        name: VolumeName,
+        /// Its mount point.
+        target: String,
+        /// What is mounted there.
+        source_name: String,
+    },
+    /// Nobody waits for the answer any more.
+    #[error("volume {0}: the engine hung up before it was mounted, so it was taken back")]
+    HungUp(VolumeName),
     /// Remount of something that works.
     #[error(
         "volume {0} is mounted and answers; `easyfuse volume remount --force {0}` mounts it again all the same"

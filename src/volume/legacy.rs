@@ -70,7 +70,11 @@ pub(super) fn import(
     for (name, entry) in entries {
         match import_one(&name, &entry, store, references, boot) {
             Ok(()) => taken += 1,
-            Err(reason) => log::error!(VOLUME = name; "not imported from {}: {reason}", database.display()),
+            // Tried again, all of it: what is there already is passed over.
+            Err(Refused::Io(error)) => return Err(error),
+            Err(Refused::Entry(reason)) => {
+                log::error!(VOLUME = name; "not imported from {}: {reason}", database.display());
+            }
         }
     }
     log::info!(
@@ -80,8 +84,29 @@ pub(super) fn import(
     durable::create(state, DONE, &bytes)
 }
 
-fn import_one(name: &str, entry: &Entry, store: &Store, references: &Path, boot: &str) -> Result<(), String> {
-    let name = VolumeName::new(name).map_err(|error| error.to_string())?;
+/// Why a volume was not taken over.
+enum Refused {
+    /// It makes no sense.
+    Entry(String),
+    /// The disk said no.
+    Io(io::Error),
+}
+
+impl Refused {
+    #[allow(clippy::needless_pass_by_value, reason = "fits map_err")]
+    fn entry(error: impl std::error::Error) -> Self {
+        Self::Entry(error.to_string())
+    }
+}
+
+fn import_one(
+    name: &str,
+    entry: &Entry,
+    store: &Store,
+    references: &Path,
+    boot: &str,
+) -> Result<(), Refused> {
+    let name = VolumeName::new(name).map_err(Refused::entry)?;
     let mut options = Options::new();
     for (key, value) in entry.opts.iter().flatten() {
         match value.as_str() {
@@ -91,15 +116,15 @@ fn import_one(name: &str, entry: &Entry, store: &Store, references: &Path, boot:
             }
         }
     }
-    Kind::parse(&options).map_err(|error| error.to_string())?;
+    Kind::parse(&options).map_err(Refused::entry)?;
     if store.path(&name).exists() {
-        return Err("it exists already".to_owned());
+        return Err(Refused::Entry("it exists already".to_owned()));
     }
     // First, so that a crash between the two is made good by the next start.
     if entry.is_mounted {
         let ids = entry.instances.iter().filter_map(|id| MountId::new(id).ok());
-        References::imported(ids).save(references, &name, boot).map_err(|error| error.to_string())?;
+        References::imported(ids).save(references, &name, boot).map_err(Refused::Io)?;
     }
-    store.create(&Record::new(name, options)).map_err(|error| error.to_string())?;
+    store.create(&Record::new(name, options)).map_err(Refused::Io)?;
     Ok(())
 }

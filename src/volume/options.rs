@@ -65,10 +65,15 @@ pub enum OptionsError {
         /// The program.
         program: String,
         /// Who needs it.
-        why: String,
-        /// What to type.
+        why: &'static str,
+        /// What to do.
         install: String,
     },
+    /// A path that leads into a filesystem which hangs.
+    #[error(
+        "`{0}` gives no answer: its filesystem hangs; wait for its server, or name a program on a local disk"
+    )]
+    NoAnswer(String),
     /// A template, but the operator allows none.
     #[error("option `{0}` is refused: this daemon runs without --allow-mount-command")]
     CommandRefused(&'static str),
@@ -140,32 +145,48 @@ impl Kind {
         Ok(Self::Command(spec))
     }
 
-    /// Whether this host and its operator can do what the options ask for.
+    /// Whether this host and its operator can do what the options ask for. Programs that are named by a path are looked for by
+    /// [`Self::check_paths`].
     ///
     /// # Errors
     /// A program that is missing, or a command that is not allowed.
     pub fn check(&self, policy: Policy) -> Result<(), OptionsError> {
         let Self::Command(spec) = self;
         self.check_policy(policy)?;
-        let default = spec.mount_command.is_none();
-        if default {
-            require("mount.fuse", "`mount -t fuse` needs", "apt install fuse3")?;
+        if spec.mount_command.is_none() && program::find("mount.fuse").is_none() {
+            return Err(missing("mount.fuse", "`mount -t fuse` needs", "type `apt install fuse3`"));
         }
-        for (template, option, usual) in [
-            (&spec.mount_command, "mount_command", DEFAULT_MOUNT),
-            (&spec.unmount_command, "unmount_command", DEFAULT_UNMOUNT),
-        ] {
-            let program =
-                template.as_ref().map_or(usual.split(' ').next(), Template::program).unwrap_or_default();
-            require(program, &format!("`{option}` runs"), "apt install …")?;
+        for (program, why) in programs(spec).into_iter().filter(|(program, _)| !is_path(program)) {
+            if program::find(program).is_none() {
+                return Err(missing(program, why, "install it, or correct the option"));
+            }
         }
-        if default {
-            let helper = spec.helper();
-            let install = format!("apt install {helper}");
+        let helper = spec.helper();
+        if spec.mount_command.is_none() && !is_path(helper) {
             // mount(8) prefers a helper of its own for the type.
             let own = program::find_helper(&format!("mount.{}", spec.driver));
             if (own.is_none() || spec.driver == "fuse") && program::find_helper(helper).is_none() {
-                return Err(missing(helper, "the device or type names", &install));
+                return Err(missing(helper, HELPER, &install(helper)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the programs that are named by a path are there. A path may lead into a filesystem that hangs.
+    ///
+    /// # Errors
+    /// A program that is missing, or whose path gives no answer.
+    pub async fn check_paths(&self) -> Result<(), OptionsError> {
+        let Self::Command(spec) = self;
+        let mut wanted = programs(spec);
+        if spec.mount_command.is_none() {
+            wanted.push((spec.helper(), HELPER));
+        }
+        for (program, why) in wanted.into_iter().filter(|(program, _)| is_path(program)) {
+            match program::is_executable_at(program).await {
+                Some(true) => {}
+                Some(false) => return Err(missing(program, why, "install it, or correct the path")),
+                None => return Err(OptionsError::NoAnswer(program.to_owned())),
             }
         }
         Ok(())
@@ -283,12 +304,47 @@ fn check_mount_options(opts: &str) -> Result<(), OptionsError> {
     Ok(())
 }
 
-fn require(program: &str, why: &str, install: &str) -> Result<(), OptionsError> {
-    if program::find(program).is_some() { Ok(()) } else { Err(missing(program, why, install)) }
+/// Why a helper is needed.
+const HELPER: &str = "the device or type names";
+
+/// The programs of the templates, or of the commands that stand for them, each with why it is needed.
+fn programs(spec: &Spec) -> Vec<(&str, &'static str)> {
+    fn of<'a>(template: Option<&'a Template>, usual: &'a str) -> Option<&'a str> {
+        template.map_or(usual.split(' ').next(), Template::program)
+    }
+    let mount =
+        of(spec.mount_command.as_ref(), DEFAULT_MOUNT).map(|program| (program, "`mount_command` runs"));
+    let unmount =
+        of(spec.unmount_command.as_ref(), DEFAULT_UNMOUNT).map(|program| (program, "`unmount_command` runs"));
+    mount.into_iter().chain(unmount).collect()
 }
 
-fn missing(program: &str, why: &str, install: &str) -> OptionsError {
-    OptionsError::NoProgram { program: program.to_owned(), why: why.to_owned(), install: install.to_owned() }
+fn is_path(program: &str) -> bool {
+    program.contains('/')
+}
+
+/// What to type for a helper that is missing.
+fn install(helper: &str) -> String {
+    // Those whose package in Debian has their name.
+    let packaged = [
+        "sshfs",
+        "bindfs",
+        "rclone",
+        "s3fs",
+        "gocryptfs",
+        "encfs",
+        "squashfuse",
+        "fuse-overlayfs",
+        "curlftpfs",
+    ];
+    if packaged.contains(&helper) {
+        return format!("type `apt install {helper}`");
+    }
+    "install it, or write its full path".to_owned()
+}
+
+fn missing(program: &str, why: &'static str, install: &str) -> OptionsError {
+    OptionsError::NoProgram { program: program.to_owned(), why, install: install.to_owned() }
 }
 
 #[cfg(test)]

@@ -178,31 +178,34 @@ impl References {
         durable::replace_volatile(dir, name.as_str(), &serde_json::to_vec(&file)?)
     }
 
-    /// Read them back; those of another boot are gone, and so is a file that can't be read (it is kept beside, as `.bad`).
-    ///
-    /// # Errors
-    /// What the filesystem said.
-    pub fn load(dir: &Path, name: &VolumeName, boot: &str) -> io::Result<Self> {
+    /// Read them back; those of another boot are gone. What can't be read is kept beside, as `.bad`, and counts as none: what
+    /// containers hold is seen in the mount table.
+    #[must_use]
+    pub fn load(dir: &Path, name: &VolumeName, boot: &str) -> Self {
         let path = dir.join(name.as_str());
-        let bytes = match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            other => other?,
+        let read = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) => Err(error.to_string()),
+            Ok(bytes) => serde_json::from_slice::<File>(&bytes).map_err(|error| error.to_string()),
         };
-        match serde_json::from_slice::<File>(&bytes) {
+        match read {
             Ok(file) if file.boot == boot => {
                 let carried = |held| Reference { carried: true, ..held };
-                Ok(Self(file.references.into_iter().map(carried).collect()))
+                Self(file.references.into_iter().map(carried).collect())
             }
-            Ok(_) => durable::remove_if_there(&path).map(|()| Self::default()),
+            Ok(_) => {
+                _ = durable::remove_if_there(&path);
+                Self::default()
+            }
             Err(error) => {
-                let kept = dir.join(format!(".{name}.bad"));
+                let kept = dir.join(format!(".{:.200}.bad", name.as_str()));
+                _ = std::fs::rename(&path, &kept);
                 log::error!(
                     VOLUME = name.as_str();
                     "its references can't be read ({error}) and are kept as {}; what containers hold is seen in the mount table",
                     kept.display()
                 );
-                std::fs::rename(&path, kept)?;
-                Ok(Self::default())
+                Self::default()
             }
         }
     }
@@ -314,10 +317,10 @@ mod tests {
         let mut held = References::default();
         held.acquire(&id("a"), live());
         held.save(dir.path(), &name, "boot").unwrap();
-        let back = References::load(dir.path(), &name, "boot").unwrap();
+        let back = References::load(dir.path(), &name, "boot");
         assert_eq!(back.iter().map(|held| held.count).collect::<Vec<_>>(), [1]);
-        assert!(References::load(dir.path(), &name, "next boot").unwrap().is_empty());
-        assert!(References::load(dir.path(), &name, "boot").unwrap().is_empty());
+        assert!(References::load(dir.path(), &name, "next boot").is_empty());
+        assert!(References::load(dir.path(), &name, "boot").is_empty());
     }
 
     #[test]
@@ -328,7 +331,7 @@ mod tests {
         held.acquire(&id("missed"), live());
         assert!(!held.has_orphans() && held.drop_unowned().is_empty());
         held.save(dir.path(), &name, "boot").unwrap();
-        let mut held = References::load(dir.path(), &name, "boot").unwrap();
+        let mut held = References::load(dir.path(), &name, "boot");
         // Its container starts again: that use stays.
         held.acquire(&id("missed"), live());
         assert!(held.has_orphans());
@@ -343,7 +346,7 @@ mod tests {
     fn a_broken_file_is_kept_aside() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("v"), "{\"boot\":").unwrap();
-        assert!(References::load(dir.path(), &VolumeName::new("v").unwrap(), "boot").unwrap().is_empty());
+        assert!(References::load(dir.path(), &VolumeName::new("v").unwrap(), "boot").is_empty());
         assert!(dir.path().join(".v.bad").exists());
     }
 }

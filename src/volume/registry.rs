@@ -69,7 +69,9 @@ impl Caller {
         self.gone.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_gone(&self) -> bool {
+    /// Whether [`Self::hang_up`] was called.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
 }
@@ -161,13 +163,10 @@ impl Registry {
             let describe =
                 |error| format!("could not read the volumes in {}: {error}", config.state.display());
             let load = |loaded: Loaded| {
-                let held = match &loaded {
-                    Loaded::Volume(record, _) => References::load(&references, &record.name, &boot),
-                    Loaded::Unreadable { .. } => Ok(References::default()),
-                };
-                Ok((loaded, held.map_err(describe)?))
+                let held = References::load(&references, loaded.name(), &boot);
+                (loaded, held)
             };
-            store.load().map_err(describe)?.into_iter().map(load).collect::<Result<Vec<_>, String>>()
+            Ok::<_, String>(store.load().map_err(describe)?.into_iter().map(load).collect::<Vec<_>>())
         });
         let records = records.await?;
         self.mounter
@@ -224,7 +223,7 @@ impl Registry {
     }
 
     pub(super) fn limits(&self, limit: Duration) -> Limits {
-        Limits { deadline: Instant::now() + limit, cancel: self.cancel.clone() }
+        Limits { deadline: Instant::now() + limit, cancel: self.cancel.clone(), force: false }
     }
 
     pub(super) async fn lock_name(&self, name: &VolumeName) -> MutexGuard<'_, ()> {

@@ -17,24 +17,69 @@ fn is_secret(key: &str) -> bool {
 /// Mount options (`a,b=c`, one or more lines) with the values of secret ones masked.
 #[must_use]
 pub(super) fn mask_options(options: &str) -> String {
-    options.split('\n').map(mask_line).collect::<Vec<_>>().join("\n")
+    mask(options, &secret_values(options, OPTION_ENDS))
 }
 
-fn mask_line(line: &str) -> String {
-    let masked = line.split(',').map(|option| match option.split_once('=') {
-        Some((key, value)) if !value.is_empty() && is_secret(key.trim()) => format!("{key}={MASK}"),
-        _ => option.to_owned(),
-    });
-    masked.collect::<Vec<_>>().join(",")
-}
-
-/// A device with the password of a URL (`scheme://user:password@host`) masked.
+/// A device with its secrets masked: the password in `user:password@host`, and values as in `:s3,secret_access_key=…:bucket`.
 #[must_use]
 pub(super) fn mask_device(device: &str) -> String {
-    match url_password(device) {
-        Some((start, end)) => format!("{}{MASK}{}", &device[..start], &device[end..]),
-        None => device.to_owned(),
+    mask(device, &device_secrets(device))
+}
+
+/// Where a piece of a text is, in bytes.
+type Span = (usize, usize);
+
+/// What ends an option among mount options.
+const OPTION_ENDS: &[char] = &[',', '\n'];
+/// What ends one within a device: connection strings and queries have them all.
+const DEVICE_ENDS: &[char] = &[',', ':', ';', '&', '?', '#', '\n'];
+
+fn mask(text: &str, spans: &[Span]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    for (start, end) in spans.iter().filter(|(start, end)| start < end) {
+        if *start >= done {
+            out.push_str(&text[done..*start]);
+            out.push_str(MASK);
+            done = *end;
+        }
     }
+    out + &text[done..]
+}
+
+/// The values of secret options in `text`, whose options end at `ends`. A backslash and quotes keep an end from being one.
+fn secret_values(text: &str, ends: &[char]) -> Vec<Span> {
+    let (mut spans, mut start, mut quote, mut escaped) = (Vec::new(), 0, None, false);
+    let mut take = |start: usize, end: usize| {
+        if let Some((key, value)) = text[start..end].split_once('=')
+            && is_secret(key.trim())
+        {
+            spans.push((end - value.len(), end));
+        }
+    };
+    for (at, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' | '\'' if quote == Some(character) => quote = None,
+            // One that opens a value; an apostrophe within a word is only that.
+            '"' | '\'' if quote.is_none() && text[..at].ends_with('=') => quote = Some(character),
+            _ if quote.is_none() && ends.contains(&character) => {
+                take(start, at);
+                start = at + character.len_utf8();
+            }
+            _ => {}
+        }
+    }
+    take(start, text.len());
+    spans
+}
+
+fn device_secrets(device: &str) -> Vec<Span> {
+    let mut spans = secret_values(device, DEVICE_ENDS);
+    spans.extend(user_password(device));
+    spans.sort_unstable();
+    spans
 }
 
 /// A command with the values of words like `--password=x` masked.
@@ -46,7 +91,7 @@ pub(super) fn mask_command(command: &str) -> String {
         let secret = if value_follows && !word.starts_with('-') { Some(word) } else { value_of_flag(word) };
         match secret {
             Some(value) => out.push(format!("{}{MASK}", &word[..word.len() - value.len()])),
-            None => out.push(mask_line(word)),
+            None => out.push(mask_options(word)),
         }
         value_follows = expects_secret(word);
     }
@@ -81,12 +126,9 @@ pub(super) fn command_secrets(command: &str) -> Vec<&str> {
 /// The secrets themselves, to be cut out of what a helper says.
 #[must_use]
 pub(super) fn secrets<'a>(device: &'a str, options: &'a str) -> Vec<&'a str> {
-    let values = options.split(['\n', ',']).filter_map(|option| option.split_once('='));
-    let mut secrets: Vec<&str> =
-        values.filter(|(key, _)| is_secret(key.trim())).map(|(_, value)| value).collect();
-    secrets.extend(url_password(device).map(|(start, end)| &device[start..end]));
-    secrets.retain(|secret| secret.len() >= SHORTEST);
-    secrets
+    let of_options = secret_values(options, OPTION_ENDS).into_iter().map(|(start, end)| &options[start..end]);
+    let of_device = device_secrets(device).into_iter().map(|(start, end)| &device[start..end]);
+    of_options.chain(of_device).filter(|secret| secret.len() >= SHORTEST).collect()
 }
 
 /// `text` without the `secrets`.
@@ -95,11 +137,13 @@ pub(super) fn cut_out(text: &str, secrets: &[&str]) -> String {
     secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
 }
 
-fn url_password(device: &str) -> Option<(usize, usize)> {
-    let authority = device.find("://")? + 3;
-    let end = device[authority..].find('/').map_or(device.len(), |at| authority + at);
-    let at = authority + device[authority..end].rfind('@')?;
-    let colon = authority + device[authority..at].find(':')?;
+/// The password in `user:password@host`, after a helper's `#` and a URL's `://` if there are any.
+fn user_password(device: &str) -> Option<Span> {
+    let begin =
+        device.find("://").map(|at| at + 3).or_else(|| device.find('#').map(|at| at + 1)).unwrap_or(0);
+    let end = device[begin..].find('/').map_or(device.len(), |at| begin + at);
+    let at = begin + device[begin..end].rfind('@')?;
+    let colon = begin + device[begin..at].find(':')?;
     Some((colon + 1, at))
 }
 
@@ -121,6 +165,23 @@ mod tests {
         assert_eq!(mask_device("davfs#https://me:pa:ss@host/x@y"), "davfs#https://me:***@host/x@y");
         assert_eq!(mask_device("sshfs#me@host:/x"), "sshfs#me@host:/x");
         assert_eq!(mask_device("http://host/a:b@c"), "http://host/a:b@c");
+    }
+
+    #[test]
+    fn what_rclone_and_curlftpfs_are_told_is_masked() {
+        assert_eq!(
+            mask_device(":s3,provider=AWS,secret_access_key=TOPSECRET,region=x:bucket/a=b"),
+            ":s3,provider=AWS,secret_access_key=***,region=x:bucket/a=b"
+        );
+        assert_eq!(mask_device("rclonefs#:sftp,pass=\"a:b,c\":dir"), "rclonefs#:sftp,pass=***:dir");
+        assert_eq!(mask_device("curlftpfs#me:hunter2@host/x@y"), "curlftpfs#me:***@host/x@y");
+        assert_eq!(mask_device("sshfs#me@[::1]:/x@y:z"), "sshfs#me@[::1]:/x@y:z");
+    }
+
+    #[test]
+    fn an_escaped_comma_is_part_of_the_secret() {
+        assert_eq!(mask_options("password=hun\\,ter2,ro"), "password=***,ro");
+        assert_eq!(secrets("", "password=hun\\,ter2,ro"), ["hun\\,ter2"]);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use super::name::VolumeName;
 use super::options::{Kind, OptionsError};
 use super::record::{Record, SCHEMA};
-use crate::sys::durable;
 use crate::sys::group_sync::GroupSync;
+use crate::sys::{durable, json};
 
 /// The longest name whose `.json.bad` fits into a file name of 255 bytes.
 const PLAIN: usize = 240;
@@ -66,6 +66,10 @@ impl Store {
 
     /// All records. One that makes no sense is renamed to `.bad`; one of a newer version stays as it is.
     pub(super) fn load(&self) -> io::Result<Vec<Loaded>> {
+        // What a daemon before this one placed and did not come to sync is answered for from here on.
+        if let Err(error) = durable::sync_dir(&self.volumes) {
+            log::error!("could not make {} durable: {error}", self.volumes.display());
+        }
         let mut found = Vec::new();
         let mut bad = Vec::new();
         for entry in fs::read_dir(&self.volumes)? {
@@ -83,7 +87,10 @@ impl Store {
                 continue;
             }
             let path = self.volumes.join(format!("{good}.bad"));
-            let reason = parse(&fs::read(&path)?).err().unwrap_or_else(|| "it was set aside".to_owned());
+            let reason = match fs::read(&path) {
+                Ok(bytes) => parse(&bytes).err().unwrap_or_else(|| "it was set aside".to_owned()),
+                Err(error) => error.to_string(),
+            };
             found.extend(unreadable(&stem, reason, path));
         }
         Ok(found)
@@ -161,7 +168,8 @@ fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     struct Version {
         schema: u32,
     }
-    let describe = |error: serde_json::Error| format!("its record can't be read ({error})");
+    let describe =
+        |error: serde_json::Error| format!("its record can't be read ({})", json::describe(&error));
     let version: Version = serde_json::from_slice(bytes).map_err(describe)?;
     if version.schema > SCHEMA {
         return Err(format!("{NEWER} (schema {}, this one knows {SCHEMA})", version.schema));

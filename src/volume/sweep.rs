@@ -1,6 +1,6 @@
 //! What is done without being asked for: looking at each mount now and then, and tidying up after engines that crashed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,7 +28,7 @@ struct Observation {
     mounted: HashMap<String, Mounted>,
     liveness: HashMap<String, Liveness>,
     helpers: HashMap<String, u32>,
-    held: BTreeSet<String>,
+    held: BTreeMap<String, u32>,
     changes: HashMap<VolumeName, u64>,
 }
 
@@ -79,7 +79,7 @@ impl Registry {
         let changes = changes.collect();
         let mut mounted = self.mounter.survey().await?;
         mounted.retain(|name, _| volumes.binary_search_by(|volume| volume.name.as_str().cmp(name)).is_ok());
-        let liveness = self.mounter.probe(mounted.keys().map(String::as_str)).await;
+        let liveness = self.mounter.probe(&mounted).await;
         let helpers = if mounted.is_empty() { HashMap::new() } else { self.mounter.helpers().await };
         let doubtful: HashMap<String, Mounted> = volumes
             .iter()
@@ -169,10 +169,9 @@ impl Registry {
     /// Drop references whose Unmount will never come, and unmount what nobody has, once the grace time is over.
     async fn tidy(&self, volume: &Volume, gate: &mut Gate, seen: &Observation, unowned: &mut Unowned) {
         let name = volume.name.as_str();
-        let Ok(kind) = volume.kind() else { return };
         let mounted = seen.mounted.contains_key(name);
         let lost = gate.references.has_orphans() || gate.references.is_empty() && mounted;
-        if gate.removed || !lost || seen.held.contains(name) {
+        if gate.removed || !lost || seen.held.contains_key(name) {
             unowned.remove(&volume.name);
             return;
         }
@@ -192,7 +191,7 @@ impl Registry {
         }
         if gate.references.is_empty() && mounted {
             let limits = self.limits(self.config.unmount_timeout.min(Duration::from_secs(10)));
-            match self.unmount_entered(volume, kind, gate, &limits).await {
+            match self.unmount_entered(volume, gate, &limits).await {
                 Ok(()) => log::info!(VOLUME = name, OPERATION = "unmount"; "unmounted, since nobody uses it"),
                 Err(error) => {
                     log::warn!(VOLUME = name, OPERATION = "unmount"; "will be tried again: {error}");

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::entry::{Gate, Volume, backend, enter};
+use super::entry::{Gate, Volume, enter};
 use super::error::Error;
 use super::name::{MountId, VolumeName};
-use super::options::Kind;
 use super::references::{Reference, Released};
 use super::registry::{Caller, Registry, save_error};
 use super::view::Condition;
@@ -20,7 +19,7 @@ use crate::sys::blocking;
 const PODMAN_LIMIT: Duration = Duration::from_secs(4);
 
 /// What was done when a file of references could not be written.
-pub(super) const SAVE_REFERENCES: &str = "save who uses it in";
+const SAVE_REFERENCES: &str = "save who uses it in";
 
 impl Registry {
     /// Mount a volume for `id`, or count one more use of it. Returns the mount point.
@@ -35,7 +34,7 @@ impl Registry {
         let policy = kind.check_policy(self.config.policy);
         policy.map_err(|error| Error::Options { name: volume.name.clone(), error })?;
         let mut gate = enter(&volume, &limits).await?;
-        let outcome = self.mount_entered(&volume, kind, &mut gate, &id, caller, &limits).await;
+        let outcome = self.mount_entered(&volume, &mut gate, &id, caller, &limits).await;
         if let Err(error) = &outcome {
             log::error!(VOLUME = volume.name.as_str(), OPERATION = "mount", REQUEST_ID = caller.request; "{error}");
             self.republish(&volume, &gate).await;
@@ -47,7 +46,6 @@ impl Registry {
     async fn mount_entered(
         &self,
         volume: &Volume,
-        kind: &Kind,
         gate: &mut Gate,
         id: &MountId,
         caller: &Caller,
@@ -57,7 +55,7 @@ impl Registry {
             volume.publish(Condition::Mounting, &gate.references);
         }
         let started = Instant::now();
-        let mounted = self.mounter.mount(backend(kind), volume.name.as_str(), limits).await;
+        let mounted = self.mounter.mount(volume.backend(), volume.name.as_str(), limits).await;
         let mounted = mounted.map_err(|error| volume.failed("mount", &error))?;
         gate.references.acquire(id, caller.engine);
         let saved = self.save_references(volume, gate).await;
@@ -67,21 +65,16 @@ impl Registry {
             _ = self.save_references(volume, gate).await;
             if gate.references.is_empty() {
                 let limits = self.limits(self.config.unmount_timeout);
-                self.unmount_entered(volume, kind, gate, &limits).await?;
+                self.unmount_entered(volume, gate, &limits).await?;
             }
             saved?;
-            self.republish(volume, gate).await;
-            log::warn!(
-                VOLUME = volume.name.as_str(), OPERATION = "mount", REQUEST_ID = caller.request;
-                "the engine hung up before it was mounted: taken back"
-            );
-        } else {
-            self.publish_seen_now(volume, gate, Some(&mounted));
-            log::info!(
-                VOLUME = volume.name.as_str(), OPERATION = "mount", REQUEST_ID = caller.request;
-                "mounted {} for {id} in {:.0?}; {} in all", mounted.fs_type, started.elapsed(), gate.references
-            );
+            return Err(Error::HungUp(volume.name.clone()));
         }
+        self.publish_seen_now(volume, gate, Some(&mounted));
+        log::info!(
+            VOLUME = volume.name.as_str(), OPERATION = "mount", REQUEST_ID = caller.request;
+            "mounted {} for {id} in {:.0?}; {} in all", mounted.fs_type, started.elapsed(), gate.references
+        );
         self.wake.notify_one();
         Ok(())
     }
@@ -93,10 +86,9 @@ impl Registry {
     pub async fn unmount(&self, name: &str, id: &str, caller: &Caller) -> Result<(), Error> {
         let id = MountId::new(id).map_err(Error::Id)?;
         let volume = self.lookup(name)?;
-        let Ok(kind) = volume.kind() else { return Ok(()) };
         let limits = self.limits(limit_for(&id, self.config.unmount_timeout));
         let mut gate = enter(&volume, &limits).await?;
-        let outcome = self.release_entered(&volume, kind, &mut gate, &id, caller, &limits).await;
+        let outcome = self.release_entered(&volume, &mut gate, &id, caller, &limits).await;
         if let Err(error) = &outcome {
             log::error!(VOLUME = volume.name.as_str(), OPERATION = "unmount", REQUEST_ID = caller.request; "{error}");
             self.republish(&volume, &gate).await;
@@ -108,7 +100,6 @@ impl Registry {
     async fn release_entered(
         &self,
         volume: &Volume,
-        kind: &Kind,
         gate: &mut Gate,
         id: &MountId,
         caller: &Caller,
@@ -121,11 +112,11 @@ impl Registry {
             }
             Released::OrphansLeft => {
                 let held = match self.current(volume, "unmount").await {
-                    Ok(mounted) => self.is_held(volume, mounted.as_ref()).await,
+                    Ok(mounted) => self.holder(volume, mounted.as_ref()).await,
                     Err(error) => Err(error),
                 };
                 // What is not known to be unused is not taken away.
-                if held.is_ok_and(|held| !held) {
+                if held.is_ok_and(|holder| holder.is_none()) {
                     log_dropped(&volume.name, &gate.references.drop_orphans(Some(id)));
                 }
             }
@@ -136,7 +127,7 @@ impl Registry {
             log::error!(VOLUME = volume.name.as_str(); "{error}");
         }
         if gate.references.is_empty() {
-            self.unmount_entered(volume, kind, gate, limits).await?;
+            self.unmount_entered(volume, gate, limits).await?;
             log::info!(
                 VOLUME = volume.name.as_str(), OPERATION = "unmount", REQUEST_ID = caller.request;
                 "unmounted after {id}, its last user"
@@ -157,13 +148,13 @@ impl Registry {
     /// Why it could not be done, or, without `force`, that the volume is fine.
     pub async fn remount(&self, name: &str, force: bool, caller: &Caller) -> Result<(), Error> {
         let volume = self.lookup(name)?;
-        let kind = volume.kind()?;
+        volume.kind()?;
         let limits = self.limits(self.config.mount_timeout);
         let gate = enter(&volume, &limits).await?;
         let mounted = self.current(&volume, "remount").await?;
         if mounted.is_some() && !force {
-            let probed = self.mounter.probe(std::iter::once(volume.name.as_str())).await;
-            if probed.get(volume.name.as_str()) == Some(&mount::Liveness::Alive) {
+            let alone = mounted.iter().map(|mounted| (volume.name.to_string(), mounted.clone())).collect();
+            if self.mounter.probe(&alone).await.get(volume.name.as_str()) == Some(&mount::Liveness::Alive) {
                 return Err(Error::Healthy(volume.name.clone()));
             }
         }
@@ -172,7 +163,7 @@ impl Registry {
             return Err(Error::Mount { name: volume.name.clone(), doing: "remount", error: users });
         }
         volume.publish(Condition::Mounting, &gate.references);
-        let outcome = self.mounter.remount(backend(kind), volume.name.as_str(), &limits).await;
+        let outcome = self.mounter.remount(volume.backend(), volume.name.as_str(), &limits).await;
         let outcome = outcome.map_err(|error| volume.failed("remount", &error));
         self.republish(&volume, &gate).await;
         self.wake.notify_one();
@@ -198,8 +189,7 @@ impl Registry {
     /// Who uses it, or why it is still mounted.
     pub async fn unmount_all(&self, name: &str, force: bool, caller: &Caller) -> Result<(), Error> {
         let volume = self.lookup(name)?;
-        let kind = volume.kind()?;
-        let limits = self.limits(self.config.unmount_timeout);
+        let limits = Limits { force, ..self.limits(self.config.unmount_timeout) };
         let mut gate = enter(&volume, &limits).await?;
         if !force && !gate.references.is_empty() {
             return Err(Error::InUse { name: volume.name.clone(), users: gate.references.to_string() });
@@ -212,7 +202,7 @@ impl Registry {
             );
         }
         self.save_references(&volume, &gate).await?;
-        let outcome = self.unmount_entered(&volume, kind, &mut gate, &limits).await;
+        let outcome = self.unmount_entered(&volume, &mut gate, &limits).await;
         match &outcome {
             Ok(()) => {
                 log::info!(
@@ -231,12 +221,11 @@ impl Registry {
     pub(super) async fn unmount_entered(
         &self,
         volume: &Volume,
-        kind: &Kind,
         gate: &mut Gate,
         limits: &Limits,
     ) -> Result<(), Error> {
         volume.publish(Condition::Unmounting, &gate.references);
-        let outcome = self.mounter.unmount(backend(kind), volume.name.as_str(), limits).await;
+        let outcome = self.mounter.unmount(volume.backend(), volume.name.as_str(), limits).await;
         match &outcome {
             Ok(_) => self.publish_seen_now(volume, gate, None),
             Err(_) => self.republish(volume, gate).await,
@@ -274,12 +263,17 @@ impl Registry {
         self.mounter.current(volume.name.as_str()).await.map_err(|error| volume.failed(doing, &error))
     }
 
-    pub(super) async fn is_held(&self, volume: &Volume, mounted: Option<&Mounted>) -> Result<bool, Error> {
-        let Some(mounted) = mounted else { return Ok(false) };
+    /// A process that has the volume's filesystem mounted elsewhere: in a container, most of all.
+    pub(super) async fn holder(
+        &self,
+        volume: &Volume,
+        mounted: Option<&Mounted>,
+    ) -> Result<Option<u32>, Error> {
+        let Some(mounted) = mounted else { return Ok(None) };
         let wanted = [(volume.name.to_string(), mounted.clone())].into();
         let held =
             self.mounter.held(&wanted).await.map_err(|error| volume.failed("look for its users", &error))?;
-        Ok(!held.is_empty())
+        Ok(held.into_values().next())
     }
 
     pub(super) async fn save_references(&self, volume: &Volume, gate: &Gate) -> Result<(), Error> {
