@@ -434,3 +434,168 @@ fn commands_of_a_volume_are_refused_unless_the_operator_allows_them() {
     assert!(refused.contains("--allow-mount-command"), "{refused}");
     strict.remove("v").unwrap();
 }
+
+#[test]
+fn a_hung_filesystem_with_a_file_open_on_the_host_is_not_given_up_unless_somebody_says_so() {
+    require!(Root, Fuse, Bindfs);
+    let daemon = Daemon::builder().args(["--unmount-timeout", "3s"]).start();
+    daemon.create_bindfs("v");
+    let target = daemon.mount("v", &mount_id(1)).unwrap();
+    let writer = Background::start(
+        daemon.dir().command("sh").args(["-c", "exec 3>\"$0\"; exec sleep 600"]).arg(target.join("file")),
+    );
+    wait_until("the file is open", || target.join("file").exists());
+    let helpers = daemon.helpers();
+    signal(helpers[0], Signal::SIGSTOP);
+    let error = daemon.unmount("v", &mount_id(1)).unwrap_err();
+    assert!(error.contains("has not answered"), "{error}");
+    assert!(alive(helpers[0]) && is_mounted(&target), "its writer would lose what it wrote");
+    daemon.cli(&["volume", "unmount", "--force", "v"]).ok();
+    assert!(!is_mounted(&target));
+    drop(writer);
+    nothing_is_left(&daemon);
+}
+
+#[test]
+fn looks_at_a_filesystem_that_hangs_do_not_pile_up() {
+    require!(Root, Fuse, Sshfs);
+    let daemon = Daemon::builder().args(["--unmount-timeout", "6s"]).start();
+    let sshd = Sshd::start();
+    let source = daemon.source("remote");
+    daemon.create("remote", &[("device", &sshd.device(&source)), ("o", &sshd.options())]).unwrap();
+    daemon.mount("remote", &mount_id(1)).unwrap();
+    sshd.freeze();
+    for _ in 0..4 {
+        daemon.cli(&["volume", "ls"]).ok();
+    }
+    let target = daemon.mntpt().join("remote").display().to_string();
+    let probes = descendants(daemon.pid());
+    let probes = probes.into_iter().filter(|pid| {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.contains("probe") && words.contains(&target)
+    });
+    assert!(probes.count() <= 1, "each of them would stay until the server is back");
+    assert_eq!(state_of(&daemon, "remote"), "broken");
+    sshd.thaw();
+    wait_until("it works again", || {
+        daemon.cli(&["volume", "ls"]).ok();
+        state_of(&daemon, "remote") == "mounted"
+    });
+    daemon.unmount("remote", &mount_id(1)).unwrap();
+    nothing_is_left(&daemon);
+}
+
+#[test]
+fn directories_of_others_below_the_mount_directory_are_left_alone() {
+    require!(Root, Fuse, Bindfs);
+    let mut daemon = Daemon::builder().stopped();
+    let theirs = daemon.mntpt().join("theirs");
+    fs::create_dir_all(theirs.join("precious")).unwrap();
+    fs::create_dir(daemon.mntpt().join("idle")).unwrap();
+    run(Command::new("chattr").arg("+i").arg(daemon.mntpt().join("idle"))).ok();
+    daemon.start_again();
+    assert!(theirs.join("precious").is_dir() && daemon.mntpt().join("idle").is_dir());
+    assert!(run(Command::new("lsattr").arg("-d").arg(daemon.mntpt().join("idle"))).ok().contains('i'));
+    daemon.create_bindfs("theirs");
+    let error = daemon.mount("theirs", &mount_id(1)).unwrap_err();
+    assert!(error.contains("is not easyfuse's") && error.contains("move it away"), "{error}");
+    assert!(theirs.join("precious").is_dir());
+}
+
+#[test]
+fn a_new_volume_never_shows_what_an_old_one_of_its_name_has_mounted() {
+    require!(Root, Fuse, Bindfs);
+    let mut daemon = Daemon::start();
+    let old = daemon.create_bindfs("v");
+    fs::write(old.join("old"), "").unwrap();
+    let target = daemon.mount("v", &mount_id(1)).unwrap();
+    daemon.kill9();
+    fs::write(daemon.state().join("volumes/v.json"), "{\"schema\": 1, \"na").unwrap();
+    daemon.start_again();
+    assert_eq!(state_of(&daemon, "v"), "broken");
+    assert!(daemon.remove("v").unwrap_err().contains("in use"), "its container goes on");
+    assert!(is_mounted(&target));
+    daemon.unmount("v", &mount_id(1)).unwrap();
+    assert!(!is_mounted(&target));
+    daemon.remove("v").unwrap();
+    nothing_is_left(&daemon);
+
+    // A mount of nobody's, as after the state directory was lost.
+    fs::create_dir(&target).unwrap();
+    run(daemon.dir().command("bindfs").arg(&old).arg(&target)).ok();
+    let options = [("device", format!("bindfs#{}", daemon.source("new").display()))];
+    let options = [(options[0].0, options[0].1.as_str())];
+    let error = daemon.create("v", &options).unwrap_err();
+    assert!(error.contains("has a filesystem already") && error.contains("umount"), "{error}");
+    run(Command::new("umount").arg(&target)).ok();
+    daemon.create("v", &options).unwrap();
+}
+
+#[test]
+fn programs_on_a_filesystem_that_hangs_hold_up_nobody_else() {
+    require!(Root, Fuse, Bindfs);
+    let daemon = Daemon::builder().args(["--allow-mount-command", "--mount-timeout", "3s"]).start();
+    let tools = daemon.create_bindfs("tools");
+    fs::copy("/bin/true", tools.join("prog")).unwrap();
+    let program = daemon.mount("tools", &mount_id(1)).unwrap().join("prog").display().to_string();
+    for name in ["a", "b", "c"] {
+        daemon.create(name, &[("mount_command", &format!("{program} {{target}}"))]).unwrap();
+    }
+    let helpers = daemon.helpers();
+    signal(helpers[0], Signal::SIGSTOP);
+    std::thread::scope(|scope| {
+        for name in ["a", "b", "c"] {
+            let daemon = &daemon;
+            scope.spawn(move || daemon.mount(name, &mount_id(2)).unwrap_err());
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let started = Instant::now();
+        assert!(daemon.answers());
+        assert_eq!(daemon.names().len(), 4);
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    });
+    let error = daemon.create("d", &[("device", &format!("{program}#x"))]).unwrap_err();
+    assert!(error.contains("gives no answer"), "{error}");
+    signal(helpers[0], Signal::SIGCONT);
+    daemon.unmount("tools", &mount_id(1)).unwrap();
+    nothing_is_left(&daemon);
+}
+
+#[test]
+fn a_removal_that_takes_long_holds_up_no_other_name() {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    require!(Root, Fuse, Bindfs);
+    let daemon = Daemon::builder().args(["--unmount-timeout", "6s"]).start();
+    daemon.create_bindfs("busy");
+    let target = daemon.mount("busy", &mount_id(1)).unwrap();
+    let user = Background::start(daemon.dir().command("sleep").arg("600").current_dir(&target));
+    daemon.unmount("busy", &mount_id(1)).unwrap_err();
+    // Names share a number of locks: one that shares the busy one's.
+    let lock = |name: &str| BuildHasherDefault::<DefaultHasher>::default().hash_one(name) % 512;
+    let other = (0..).map(|number| format!("n{number}")).find(|name| lock(name) == lock("busy")).unwrap();
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| daemon.remove("busy").unwrap_err());
+        std::thread::sleep(Duration::from_millis(300));
+        let started = Instant::now();
+        daemon.create_bindfs(&other);
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(removal.join().unwrap().contains("is busy"));
+    });
+    drop(user);
+    wait_until("it goes", || daemon.remove("busy").is_ok());
+}
+
+#[test]
+fn one_damaged_file_keeps_no_other_volume_from_being_loaded() {
+    require!(Root, Fuse, Bindfs);
+    let mut daemon = Daemon::start();
+    daemon.create_bindfs("good");
+    daemon.terminate();
+    fs::create_dir(daemon.state().join("volumes/odd.json.bad")).unwrap();
+    fs::create_dir_all(daemon.mntpt().join(".easyfuse/references/good")).unwrap();
+    daemon.start_again();
+    assert_eq!(daemon.names(), ["good", "odd"]);
+    assert_eq!((state_of(&daemon, "good"), state_of(&daemon, "odd")), ("created".into(), "broken".into()));
+    daemon.mount("good", &mount_id(1)).unwrap();
+    daemon.unmount("good", &mount_id(1)).unwrap();
+}
