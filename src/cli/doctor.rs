@@ -258,7 +258,8 @@ fn podman() -> Finding {
     Finding::warn(
         CHECK,
         "podman is installed, but its configuration does not name the plugin",
-        "add to /etc/containers/containers.conf: [engine.volume_plugins] easyfuse = \"/run/docker/plugins/easyfuse.sock\"",
+        "mkdir -p /etc/containers/containers.conf.d && printf '[engine.volume_plugins]\\neasyfuse = \"%s\"\\n' \
+         /run/docker/plugins/easyfuse.sock > /etc/containers/containers.conf.d/easyfuse.conf",
     )
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
 
 use super::DEFAULT_SOCKET;
 use crate::daemon::{self, Endpoints, Settings, logging};
@@ -64,10 +65,10 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "EASYFUSE_GRACE", default_value = "60s", value_parser = duration, value_name = "TIME")]
     grace: Duration,
     /// Let volumes name the commands that mount and unmount them, which run as root
-    #[arg(long, env = "EASYFUSE_ALLOW_MOUNT_COMMAND")]
+    #[arg(long, env = "EASYFUSE_ALLOW_MOUNT_COMMAND", value_parser = BoolishValueParser::new())]
     allow_mount_command: bool,
-    /// What to log: off, error, warn, info, debug or trace
-    #[arg(long, env = "EASYFUSE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    /// What to log
+    #[arg(long, env = "EASYFUSE_LOG_LEVEL", default_value = "info", value_parser = level(), value_name = "LEVEL")]
     log_level: log::LevelFilter,
 }
 
@@ -164,6 +165,11 @@ fn state_and_import(path: &Path) -> (PathBuf, Option<PathBuf>) {
     let volatile = ["/run", "/var/run"].iter().any(|dir| path.starts_with(dir));
     let parent = path.parent().filter(|parent| !volatile && !parent.as_os_str().is_empty());
     (parent.unwrap_or(Path::new(DEFAULT_STATE)).to_owned(), Some(path.to_owned()))
+}
+
+fn level() -> impl TypedValueParser<Value = log::LevelFilter> {
+    let words = ["off", "error", "warn", "info", "debug", "trace"];
+    PossibleValuesParser::new(words).map(|word| word.parse().unwrap_or(log::LevelFilter::Info))
 }
 
 /// `100s`, `2m`, or a plain number of seconds; not nothing.

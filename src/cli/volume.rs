@@ -152,6 +152,8 @@ fn table(volumes: &[Volume]) -> String {
         let device = status.get("options").and_then(|options| options.get("device"));
         let error = text(status, "reason");
         let last = status.get("last_error").and_then(|last| last.get("message"));
+        // What went wrong before it was mounted is over; `inspect` still has it.
+        let last = last.filter(|_| text(status, "state") != "mounted");
         let error = if error.is_empty() { last.and_then(Value::as_str).unwrap_or_default() } else { &error };
         table.add_row([
             volume.name.as_str(),
@@ -205,7 +207,7 @@ fn describe(volume: &Volume) -> String {
         let field = |key: &str| held.get(key).map(|value| value.to_string().trim_matches('"').to_owned());
         let [id, count, pid, since] =
             ["id", "count", "engine_pid", "since"].map(|key| field(key).unwrap_or_default());
-        add("used by", &format!("{id} ({count} times, engine pid {pid}, since {since})"));
+        add("used by", &format!("{id} (mounts: {count}, engine pid: {pid}, since {since})"));
     }
     if let Some(last) = status.get("last_error").and_then(Value::as_object) {
         add("last error", &format!("{} (at {})", text(last, "message"), text(last, "at")));

@@ -102,8 +102,7 @@ pub fn lock_dir(dir: &Path, flag: &str) -> io::Result<File> {
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => {
-            let message =
-                format!("another easyfuse uses {}; stop it, or give this one {flag}", dir.display());
+            let message = format!("another easyfuse uses it; stop that one, or give this one another {flag}");
             Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
         }
         Err(TryLockError::Error(error)) => Err(error),

@@ -77,10 +77,8 @@ pub(super) fn import(
             }
         }
     }
-    log::info!(
-        "imported {taken} of {total} volumes from {}, which is not needed any more",
-        database.display()
-    );
+    let left = if taken == total { "which is not needed any more" } else { "which has more, see above" };
+    log::info!("imported {taken} of {total} volumes from {}, {left}", database.display());
     durable::create(state, DONE, &bytes)
 }
 

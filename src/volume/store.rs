@@ -139,8 +139,13 @@ impl Store {
         durable::sync_dir(&self.volumes).inspect_err(|_| _ = self.unlink(&record.name))
     }
 
-    /// Forget a record, for good once [`Store::sync`] returns. One that is not there is no error.
+    /// Forget a record, for good once [`Store::sync`] returns. One that is not there is no error. The `.bad` that a mended one
+    /// has left beside it is set aside, lest it be listed from now on.
     pub(super) fn unlink(&self, name: &VolumeName) -> io::Result<()> {
+        let bad = self.volumes.join(format!("{}.bad", file_name(name)));
+        if bad.exists() {
+            self.dismiss(&bad)?;
+        }
         durable::remove_if_there(&self.path(name))
     }
 
@@ -281,7 +286,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let error = Store::open(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("another easyfuse uses"), "{error}");
+        assert!(error.to_string().contains("another easyfuse uses it"), "{error}");
         drop(store);
         Store::open(dir.path()).unwrap();
     }
