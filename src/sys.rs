@@ -6,6 +6,7 @@ pub mod durable;
 pub mod file_flags;
 pub mod group_sync;
 pub mod json;
+pub mod mount_point;
 pub mod mountinfo;
 pub mod namespaces;
 pub mod process;

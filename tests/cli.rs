@@ -63,7 +63,7 @@ fn volume_ls_inspect_and_doctor_show_volumes_in_every_state() {
     assert_eq!(row(&text, "volume"), ["volume", "in-use"]);
     assert_eq!(row(&text, "state")[..3], ["state", "mounted", "since"]);
     assert_eq!(row(&text, "mounted"), ["mounted", "on", &target]);
-    assert_eq!(row(&text, "used")[2..5], [&mount_id(1)[..], "(1", "times,"]);
+    assert_eq!(row(&text, "used")[2..5], [&mount_id(1)[..], "(mounts:", "1,"]);
     let text = daemon.cli(&["volume", "inspect", "unreadable"]).ok();
     assert!(row(&text, "record")[1].ends_with("volumes/unreadable.json.bad"), "{text}");
 
@@ -191,7 +191,6 @@ fn the_daemons_refusals_reach_the_shell() {
         (&["volume", "remount", "none"], "easyfuse: no such volume: none"),
         (&["volume", "unmount", "none"], "easyfuse: no such volume: none"),
         (&["volume", "remount", "bad"], "easyfuse: volume bad can't be used: "),
-        (&["volume", "unmount", "bad"], "easyfuse: volume bad can't be used: "),
         (&["volume", "inspect", "../../etc"], "easyfuse: bad volume name \"../../etc\""),
     ] {
         let refused = daemon.cli(args);

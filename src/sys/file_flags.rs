@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+
+use super::mount_point::open_bare;
 
 /// Whether the filesystem of the directory `path` has such flags; tmpfs does since Linux 6.0.
 #[must_use]
@@ -22,10 +24,7 @@ pub fn set_immutable(path: &Path, immutable: bool) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let parent = File::open(parent)?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_XDEV);
-    let dir = match openat2(&parent, name, how) {
+    let dir = match open_bare(&parent, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
         // A kernel before 5.6, or a sandbox without openat2: the caller has looked into the mount table.
         Err(nix::Error::ENOSYS | nix::Error::EPERM) => nix::fcntl::openat(
             AT_FDCWD,

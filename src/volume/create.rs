@@ -1,5 +1,7 @@
 //! Creating and removing volumes.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::entry::{Gate, Source, Volume, enter};
@@ -10,10 +12,9 @@ use super::record::Record;
 use super::references::References;
 use super::registry::{Caller, Registry, save_error};
 use super::store::Loaded;
-use super::uses::log_dropped;
+use super::uses::{SAVE_REFERENCES, log_dropped};
 use crate::mount::Limits;
-use crate::sys::{blocking, durable};
-use std::sync::Arc;
+use crate::sys::{blocking, durable, mount_point};
 
 impl Registry {
     /// Make a volume. One that is there with the same options is as good as made: engines repeat themselves.
@@ -42,21 +43,18 @@ impl Registry {
             let same = matches!(&volume.source, Source::Good { options: have, .. } if *have == options);
             return if same { Ok(Created::Before) } else { Err(Error::Exists(name.clone())) };
         }
-        if let Some(mounted) =
-            self.mounter.current(name.as_str()).await.map_err(|error| Error::mount(name, "create", &error))?
-        {
-            // Whoever used the new volume would see what that shows, and write to it.
-            let target = self.mounter.layout().target(name.as_str()).display().to_string();
-            return Err(Error::Stranger { name: name.clone(), target, source_name: mounted.source });
-        }
         let bad = |error| Error::Options { name: name.clone(), error };
         let kind = Kind::parse(&options).map_err(bad)?;
         kind.check_policy(self.config.policy).map_err(bad)?;
         kind.check_paths().await.map_err(bad)?;
         let record = Record::new(name.clone(), options);
         let (store, policy) = (self.store.clone(), self.config.policy);
+        let target = self.mounter.layout().target(name.as_str());
         let saved = blocking(move || {
             kind.check(policy).map_err(CreateError::Options)?;
+            if mount_point::is_one(&target).unwrap_or(false) {
+                return Err(CreateError::Stranger);
+            }
             store.place(&record).map_err(CreateError::Save)?;
             Ok((record, kind))
         });
@@ -64,6 +62,11 @@ impl Registry {
         let (record, kind) = saved.await.map_err(|error| match error {
             CreateError::Options(error) => bad(error),
             CreateError::Save(error) => not_saved(error),
+            // Whoever used the new volume would see what that shows, and write to it.
+            CreateError::Stranger => {
+                let target = self.mounter.layout().target(name.as_str()).display().to_string();
+                Error::Stranger { name: name.clone(), target }
+            }
         })?;
         if let Err(error) = self.store.sync().await {
             let (store, gone) = (self.store.clone(), name.clone());
@@ -111,33 +114,38 @@ impl Registry {
             }
             self.unmount_entered(volume, gate, limits).await?;
         }
-        let logs = self.mounter.layout().logs(name.as_str());
-        // A mount that failed leaves its words.
-        blocking(move || logs.iter().for_each(|log| _ = durable::remove_if_there(log))).await;
-        self.save_references(volume, gate).await?;
         let _name_lock = self.lock_name(name).await;
-        self.forget_record(volume).await?;
+        self.forget(volume, gate).await?;
         gate.removed = true;
         self.volumes.rcu(|volumes| volumes.without(name));
         self.version.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
-    async fn forget_record(&self, volume: &Volume) -> Result<(), Error> {
-        let (store, name) = (self.store.clone(), volume.name.clone());
-        if let Source::Unreadable { path, .. } = &volume.source {
-            let bad = path.clone();
-            let dismissed = blocking(move || store.dismiss(&bad)).await;
-            let kept = dismissed.map_err(|error| save_error(&name, "set aside", path, error))?;
+    /// Remove what is kept of a volume: what its helpers said, its references, and its record.
+    async fn forget(&self, volume: &Volume, gate: &Gate) -> Result<(), Error> {
+        let (store, name, boot) = (self.store.clone(), volume.name.clone(), self.boot.clone());
+        let (logs, dir) = (self.mounter.layout().logs(name.as_str()), self.mounter.layout().references());
+        let (references, unreadable) =
+            (gate.references.clone(), volume.unreadable_record().map(Path::to_owned));
+        let forgotten = blocking(move || {
+            // A mount that failed leaves its words.
+            logs.iter().for_each(|log| _ = durable::remove_if_there(log));
+            let saved = references.save(&dir, &name, &boot);
+            saved.map_err(|error| save_error(&name, SAVE_REFERENCES, &dir.join(name.as_str()), error))?;
+            let Some(bad) = unreadable else {
+                return store
+                    .unlink(&name)
+                    .map_err(|error| save_error(&name, "remove", &store.path(&name), error));
+            };
+            let kept = store.dismiss(&bad).map_err(|error| save_error(&name, "set aside", &bad, error))?;
             log::warn!(VOLUME = name.as_str(); "its record is kept as {}", kept.display());
-            return Ok(());
-        }
-        let gone = name.clone();
-        let unlinked = blocking(move || store.unlink(&gone)).await;
-        unlinked.map_err(|error| save_error(&name, "remove", &self.store.path(&name), error))?;
+            Ok(())
+        });
+        forgotten.await?;
         if let Err(error) = self.store.sync().await {
             // It is gone from here on; at worst it is there again after a power cut, and nothing is lost.
-            log::error!(VOLUME = name.as_str(); "its removal may not be on the disk yet: {error}");
+            log::error!(VOLUME = volume.name.as_str(); "its removal may not be on the disk yet: {error}");
         }
         Ok(())
     }
@@ -152,4 +160,5 @@ enum Created {
 enum CreateError {
     Options(OptionsError),
     Save(std::io::Error),
+    Stranger,
 }

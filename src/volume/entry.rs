@@ -161,6 +161,14 @@ impl Volume {
         }
     }
 
+    /// The record that can't be read, if it is so.
+    pub(super) fn unreadable_record(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Good { .. } => None,
+            Source::Unreadable { path, .. } => Some(path),
+        }
+    }
+
     /// Who mounts and unmounts it.
     pub(super) fn backend(&self) -> &dyn Backend {
         match &self.source {

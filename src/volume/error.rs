@@ -86,15 +86,13 @@ pub enum Error {
     },
     /// Something is mounted where it would be.
     #[error(
-        "volume {name}: {target} has a filesystem already ({source_name}), which is of no volume; `umount {target}` first"
+        "volume {name}: {target} has a filesystem already, which is of no volume; `umount {target}` first"
     )]
     Stranger {
         /// The volume.
         name: VolumeName,
         /// Its mount point.
         target: String,
-        /// What is mounted there.
-        source_name: String,
     },
     /// Nobody waits for the answer any more.
     #[error("volume {0}: the engine hung up before it was mounted, so it was taken back")]

@@ -58,9 +58,7 @@ pub enum OptionsError {
     #[error("type `ec2fs` is not in this version of easyfuse; use `fuse` or `fuse.<helper>`")]
     NoEc2fs,
     /// No such program.
-    #[error(
-        "this host has no program `{program}`, which {why}; install it (`{install}`) or correct the option"
-    )]
+    #[error("this host has no program `{program}`, which {why}; {install}")]
     NoProgram {
         /// The program.
         program: String,

@@ -19,7 +19,7 @@ use crate::sys::blocking;
 const PODMAN_LIMIT: Duration = Duration::from_secs(4);
 
 /// What was done when a file of references could not be written.
-const SAVE_REFERENCES: &str = "save who uses it in";
+pub(super) const SAVE_REFERENCES: &str = "save who uses it in";
 
 impl Registry {
     /// Mount a volume for `id`, or count one more use of it. Returns the mount point.

@@ -69,7 +69,10 @@ fn bad_options_are_refused_with_what_would_be_right() {
         (&[device, ("size", "5")], &["unknown option `size`", "known ones are device, o, type"]),
         (&[device, ("a\nb", "5")], &["unknown option"]),
         (&[device, ("o", "ro"), ("opts", "rw")], &["`o` and `opts` mean the same", "give one of them"]),
-        (&[("device", "no-such-helper#x")], &["no program `no-such-helper`", "apt install no-such-helper"]),
+        (
+            &[("device", "no-such-helper#x")],
+            &["no program `no-such-helper`", "install it, or write its full path"],
+        ),
         (&[("device", "/no/such/helper#x")], &["no program `/no/such/helper`"]),
         (&[("device", "user@host:/path")], &["`device`", "-o device=sshfs#user@host:/path"]),
         (&[("device", "user@host:/p"), ("type", "fuse.no-such")], &["no program `no-such`"]),
