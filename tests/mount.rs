@@ -599,3 +599,24 @@ fn one_damaged_file_keeps_no_other_volume_from_being_loaded() {
     daemon.mount("good", &mount_id(1)).unwrap();
     daemon.unmount("good", &mount_id(1)).unwrap();
 }
+
+#[test]
+fn an_unmount_that_has_to_wait_for_a_mount_is_not_forgotten() {
+    require!(Root, Fuse, Bindfs);
+    let daemon = Daemon::builder().args(["--mount-timeout", "3s", "--unmount-timeout", "1s"]).start();
+    // Mounts once, and hangs from then on.
+    let script =
+        helpers::script("[ -e \"$1/mounted\" ] && exec sleep 1000\ntouch \"$1/mounted\"\nexec bindfs \"$@\"");
+    daemon.create_with_helper("v", &script);
+    let target = daemon.mount("v", &mount_id(1)).unwrap();
+    run(Command::new("umount").arg(&target)).ok();
+    wait_until("its helper ends", || daemon.helpers().is_empty());
+    std::thread::scope(|scope| {
+        let mount = scope.spawn(|| daemon.mount("v", &mount_id(2)).unwrap_err());
+        wait_until("the second mount is under way", || !daemon.helpers().is_empty());
+        daemon.unmount("v", &mount_id(1)).unwrap();
+        assert!(mount.join().unwrap().contains("was not done after"));
+    });
+    nothing_is_left(&daemon);
+    daemon.remove("v").unwrap();
+}

@@ -86,8 +86,12 @@ impl Registry {
     pub async fn unmount(&self, name: &str, id: &str, caller: &Caller) -> Result<(), Error> {
         let id = MountId::new(id).map_err(Error::Id)?;
         let volume = self.lookup(name)?;
+        // However long the request takes that is before this one: the engine has let go, and does not say so twice.
+        let mut gate = volume.gate.lock().await;
+        if gate.removed {
+            return Err(Error::NotFound(volume.name.clone()));
+        }
         let limits = self.limits(limit_for(&id, self.config.unmount_timeout));
-        let mut gate = enter(&volume, &limits).await?;
         let outcome = self.release_entered(&volume, &mut gate, &id, caller, &limits).await;
         if let Err(error) = &outcome {
             log::error!(VOLUME = volume.name.as_str(), OPERATION = "unmount", REQUEST_ID = caller.request; "{error}");
