@@ -100,10 +100,10 @@ fn start(
     logging::start(level).context("could not start logging")?;
     // Helpers start where the daemon is, and must keep nobody's filesystem busy. Nothing relative is left in the settings.
     std::env::set_current_dir("/").context("could not go to /")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread serves all requests, which saves them the way from thread to thread; whatever may block is done in the pool,
+    // or by a child.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(64)
-        .thread_name("easyfuse")
         .enable_all()
         .build()
         .context("could not start the runtime")?;
