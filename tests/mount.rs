@@ -620,3 +620,33 @@ fn an_unmount_that_has_to_wait_for_a_mount_is_not_forgotten() {
     nothing_is_left(&daemon);
     daemon.remove("v").unwrap();
 }
+
+#[test]
+fn an_unmount_that_can_not_succeed_does_not_spin() {
+    require!(Root, Fuse, Sshfs);
+    let daemon = Daemon::builder().args(["--unmount-timeout", "4s"]).start();
+    let sshd = Sshd::start();
+    let source = daemon.source("remote");
+    daemon.create("remote", &[("device", &sshd.device(&source)), ("o", &sshd.options())]).unwrap();
+    let target = daemon.mount("remote", &mount_id(1)).unwrap();
+    let open = fs::File::create(target.join("file")).unwrap();
+    sshd.freeze();
+    // From here on it is known to hang, and nobody asks it again.
+    daemon.cli(&["volume", "ls"]).ok();
+    let before = children_ticks(&daemon);
+    let started = Instant::now();
+    let error = daemon.unmount("remote", &mount_id(1)).unwrap_err();
+    assert!(error.contains("has not answered"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let used = children_ticks(&daemon) - before;
+    assert!(used < 50, "umount was run over and over: {used} ticks of a hundredth of a second");
+    sshd.thaw();
+    drop(open);
+}
+
+/// Processor time of the children that the daemon has waited for.
+fn children_ticks(daemon: &Daemon) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[13].parse::<u64>().unwrap() + fields[14].parse::<u64>().unwrap()
+}

@@ -15,6 +15,8 @@ use super::{
 use crate::sys::mountinfo::stack;
 use crate::sys::{blocking, durable, namespaces, process};
 
+/// How long a filesystem has to go whose connection was ended.
+const AFTER_GIVING_UP: Duration = Duration::from_secs(3);
 /// How long one try to unmount may take.
 const UNMOUNT_TRY: Duration = Duration::from_secs(5);
 
@@ -37,6 +39,7 @@ impl Mounter {
         let target = self.layout.target(volume);
         let started = Instant::now();
         let patience = limits.deadline.saturating_duration_since(started) / 2;
+        let (mut deadline, mut given_up) = (limits.deadline, false);
         let mut pause = Duration::from_millis(50);
         let mut backend = backend;
         let mut last = None;
@@ -52,12 +55,19 @@ impl Mounter {
             match self.prober.ask(&target, top.device, limit).await {
                 Liveness::Dead(_) => self.detach_one(&target, limits).await?,
                 Liveness::Unresponsive => {
-                    let given_up =
-                        started.elapsed() >= patience && self.give_up(volume, &top, limits.force).await?;
-                    if !given_up && Instant::now() >= limits.deadline {
+                    if !given_up && started.elapsed() >= patience {
+                        given_up = self.give_up(volume, &top, limits.force).await?;
+                        if given_up {
+                            deadline = deadline.max(Instant::now() + AFTER_GIVING_UP);
+                        }
+                    }
+                    if Instant::now() + pause >= deadline || limits.cancel.is_cancelled() {
                         let helper = self.helpers().await.get(volume).copied();
                         return Err(Error::Unresponsive { target, helper, limit: started.elapsed() });
                     }
+                    // A filesystem that is known to hang is not asked, so that this answer may have come at once.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
                 }
                 Liveness::Alive => {
                     if Instant::now() + pause >= limits.deadline || limits.cancel.is_cancelled() {
@@ -148,7 +158,7 @@ impl Mounter {
         }
         log::warn!(
             VOLUME = volume, OPERATION = "unmount";
-            "its filesystem does not answer, and nobody has anything of it open: ending its connection and its helper"
+            "its filesystem does not answer: ending its connection and its helper"
         );
         let abort = format!("/sys/fs/fuse/connections/{}/abort", mounted.device.minor);
         let aborted = blocking(move || std::fs::write(abort, "1")).await;

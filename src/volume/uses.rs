@@ -35,12 +35,23 @@ impl Registry {
         policy.map_err(|error| Error::Options { name: volume.name.clone(), error })?;
         let mut gate = enter(&volume, &limits).await?;
         let outcome = self.mount_entered(&volume, &mut gate, &id, caller, &limits).await;
-        if let Err(error) = &outcome {
-            log::error!(VOLUME = volume.name.as_str(), OPERATION = "mount", REQUEST_ID = caller.request; "{error}");
-            self.republish(&volume, &gate).await;
+        self.note_failure(&volume, &gate, "mount", caller, &outcome).await;
+        outcome.map(|()| volume.target.clone())
+    }
+
+    async fn note_failure(
+        &self,
+        volume: &Volume,
+        gate: &Gate,
+        operation: &str,
+        caller: &Caller,
+        outcome: &Result<(), Error>,
+    ) {
+        if let Err(error) = outcome {
+            log::error!(VOLUME = volume.name.as_str(), OPERATION = operation, REQUEST_ID = caller.request; "{error}");
+            self.republish(volume, gate).await;
             volume.note_error(error);
         }
-        outcome.map(|()| volume.target.clone())
     }
 
     async fn mount_entered(
@@ -93,11 +104,7 @@ impl Registry {
         }
         let limits = self.limits(limit_for(&id, self.config.unmount_timeout));
         let outcome = self.release_entered(&volume, &mut gate, &id, caller, &limits).await;
-        if let Err(error) = &outcome {
-            log::error!(VOLUME = volume.name.as_str(), OPERATION = "unmount", REQUEST_ID = caller.request; "{error}");
-            self.republish(&volume, &gate).await;
-            volume.note_error(error);
-        }
+        self.note_failure(&volume, &gate, "unmount", caller, &outcome).await;
         outcome
     }
 
