@@ -71,6 +71,17 @@ pub struct Mounted {
     pub shared: bool,
 }
 
+/// A filesystem that was unmounted, and whose helper may not have noticed.
+#[derive(Clone, Debug)]
+pub struct Departed {
+    /// The volume.
+    pub volume: String,
+    /// What was mounted.
+    pub mounted: Mounted,
+    /// When it was unmounted, as [`process::now`] has it.
+    pub at: u64,
+}
+
 impl From<&Entry> for Mounted {
     fn from(entry: &Entry) -> Self {
         Self {

@@ -302,6 +302,16 @@ fn a_helper_that_was_stopped_does_not_stay_for_ever() {
     assert_eq!(helpers.len(), 1);
     signal(helpers[0], Signal::SIGSTOP);
     daemon.unmount("v", &mount_id(1)).unwrap();
+    // Also when the volume is mounted again before anybody looks: and the new helper, stopped or not, is no old one.
+    daemon.mount("v", &mount_id(2)).unwrap();
+    wait_until("the old helper is gone", || !daemon.helpers().contains(&helpers[0]));
+    let new = daemon.helpers();
+    assert_eq!(new.len(), 1);
+    signal(new[0], Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(daemon.helpers(), new, "a helper that serves was killed");
+    signal(new[0], Signal::SIGCONT);
+    daemon.unmount("v", &mount_id(2)).unwrap();
     daemon.remove("v").unwrap();
     nothing_is_left(&daemon);
 }

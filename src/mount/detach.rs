@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::command::Umount;
 use super::helper::{MOUNTPOINT_VARIABLE, Run};
 use super::{
-    Backend, Error, Limits, Liveness, Mounted, Mounter, PROBE, helper, new_token, read_table, target, top_of,
+    Backend, Departed, Error, Limits, Liveness, Mounted, Mounter, PROBE, helper, new_token, read_table,
+    target, top_of,
 };
 use crate::sys::mountinfo::stack;
 use crate::sys::{blocking, durable, namespaces, process};
@@ -85,29 +86,45 @@ impl Mounter {
         Ok(last)
     }
 
-    /// Look after the helpers of filesystems that were unmounted: those in `departed`, by volume. One that works on may be
-    /// writing back what it has cached, and is left alone. One that was stopped never will, and is killed, unless a container
-    /// still has its filesystem. What is done with is taken out of `departed`.
+    /// Look after the helpers of filesystems that were unmounted. One that works on may be writing back what it has cached, and is
+    /// left alone. One that was stopped never will, and is killed, unless a container still has its filesystem. Those whose
+    /// helpers have ended are taken out of `departed`.
     ///
     /// # Errors
     /// When `/proc` can't be read.
-    pub async fn see_off(&self, departed: &mut HashMap<String, Mounted>) -> Result<(), Error> {
+    pub async fn see_off(&self, departed: &mut Vec<Departed>) -> Result<(), Error> {
         let processes = blocking(|| process::with_variable(MOUNTPOINT_VARIABLE)).await;
         let processes =
             processes.map_err(|error| Error::io("look for helpers in", Path::new("/proc"), error))?;
-        let of = |volume: &str| {
-            let target = self.layout.target(volume);
-            processes.iter().find(move |process| process.serves_fuse && Path::new(&process.value) == target)
-        };
-        let (mounted, held) = (self.survey().await?, self.held(departed).await?);
-        departed.retain(|volume, _| {
-            let Some(helper) = of(volume).filter(|_| !mounted.contains_key(volume)) else { return false };
-            if helper.stopped && !held.contains_key(volume) {
-                log::warn!(VOLUME = volume; "its helper, process {}, was stopped and serves nothing: killed", helper.pid);
+        let mut left = Vec::new();
+        for gone in departed.iter() {
+            let target = self.layout.target(&gone.volume);
+            let serves =
+                |process: &&process::Found| process.serves_fuse && Path::new(&process.value) == target;
+            let mut own: Vec<_> =
+                processes.iter().filter(serves).filter(|process| process.started <= gone.at).collect();
+            if own.is_empty() {
+                continue;
+            }
+            // The volume may have been mounted more than once: helpers are told apart by when they were started.
+            let earlier = departed.iter().filter(|other| other.volume == gone.volume && other.at < gone.at);
+            let earliest = earlier.map(|other| other.at).max().unwrap_or(0);
+            own.retain(|process| earliest < process.started);
+            if own.is_empty() {
+                continue;
+            }
+            let wanted = HashMap::from([(gone.volume.clone(), gone.mounted.clone())]);
+            let held = !self.held(&wanted).await?.is_empty();
+            for helper in own.iter().filter(|helper| helper.stopped && !held) {
+                log::warn!(
+                    VOLUME = gone.volume.as_str();
+                    "its helper, process {}, was stopped and serves nothing: killed", helper.pid
+                );
                 helper::kill_now(helper.pid);
             }
-            true
-        });
+            left.push(gone.clone());
+        }
+        *departed = left;
         Ok(())
     }
 

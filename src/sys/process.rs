@@ -53,6 +53,8 @@ pub struct Found {
     pub pid: u32,
     /// The value of the variable.
     pub value: String,
+    /// When it was started, in clock ticks since boot.
+    pub started: u64,
     /// Its `/proc/<pid>/comm`.
     pub name: String,
     /// Whether it has `/dev/fuse` open, as a FUSE server has.
@@ -78,7 +80,15 @@ pub fn with_variable(name: &str) -> io::Result<Vec<Found>> {
         let Some(value) = value else { continue };
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned();
         let value = String::from_utf8_lossy(value).into_owned();
-        found.push(Found { pid, value, name, serves_fuse: serves_fuse(pid), stopped: is_stopped(pid) });
+        let started = ProcessId::of(pid).map(|process| process.start).unwrap_or_default();
+        found.push(Found {
+            started,
+            pid,
+            value,
+            name,
+            serves_fuse: serves_fuse(pid),
+            stopped: is_stopped(pid),
+        });
     }
     found.sort_by_key(|process| process.pid);
     Ok(found)
@@ -94,6 +104,16 @@ fn serves_fuse(pid: u32) -> bool {
     descriptors
         .flatten()
         .any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "/dev/fuse"))
+}
+
+/// The time, as processes have their start: in clock ticks since boot, of which Linux counts 100 a second for all to see.
+///
+/// # Errors
+/// When `/proc` can't be read.
+pub fn now() -> io::Result<u64> {
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let seconds = uptime.split(' ').next().and_then(|seconds| seconds.replace('.', "").parse().ok());
+    seconds.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The kernel's ID of this boot.

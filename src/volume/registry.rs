@@ -3,7 +3,6 @@
 //! Each volume has a lock of its own, so that one whose helper hangs holds up nobody else. [`Registry::get`] and
 //! [`Registry::list`] read what was published last, and wait for nothing.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +22,7 @@ use super::options::Policy;
 use super::references::{Engine, References};
 use super::store::{Loaded, Store};
 use super::view::View;
-use crate::mount::{Layout, Limits, Mounted, Mounter};
+use crate::mount::{Departed, Layout, Limits, Mounter};
 use crate::sys::{blocking, process};
 
 /// Creations and removals of names that fall on different locks do not wait for each other.
@@ -92,7 +91,7 @@ pub struct Registry {
     names: Vec<Mutex<()>>,
     pub(super) cancel: CancellationToken,
     /// What was unmounted, until its helper has ended.
-    pub(super) departed: std::sync::Mutex<HashMap<String, Mounted>>,
+    pub(super) departed: std::sync::Mutex<Vec<Departed>>,
     /// Told when something was mounted, so that its helper is looked up soon.
     pub(super) wake: Notify,
 }

@@ -160,9 +160,7 @@ impl Registry {
             log::error!("could not look for helpers that are done: {error}");
         }
         if let Ok(mut now) = self.departed.lock() {
-            for (name, mounted) in departed {
-                now.entry(name).or_insert(mounted);
-            }
+            now.extend(departed);
         }
     }
 

@@ -12,8 +12,8 @@ use super::name::{MountId, VolumeName};
 use super::references::{Reference, Released};
 use super::registry::{Caller, Registry, save_error};
 use super::view::Condition;
-use crate::mount::{self, Limits, Mounted};
-use crate::sys::blocking;
+use crate::mount::{self, Departed, Limits, Mounted};
+use crate::sys::{blocking, process};
 
 /// Podman waits 5 s for an answer; it gets one before.
 const PODMAN_LIMIT: Duration = Duration::from_secs(4);
@@ -242,8 +242,8 @@ impl Registry {
             Err(_) => self.republish(volume, gate).await,
         }
         let last = outcome.map_err(|error| volume.failed("unmount", &error))?;
-        if let (Some(last), Ok(mut departed)) = (last, self.departed.lock()) {
-            departed.insert(volume.name.to_string(), last);
+        if let (Some(mounted), Ok(at), Ok(mut departed)) = (last, process::now(), self.departed.lock()) {
+            departed.push(Departed { volume: volume.name.to_string(), mounted, at });
         }
         Ok(())
     }
